@@ -1,0 +1,377 @@
+"""Every intention the ledger can be given. Commands are imperative; they may be refused.
+
+A command's id comes from its caller and has one effect, for ever, within its tenant. Commands on an
+allocation carry a :class:`Claim`: the holder's name or the fencing token, one of which must match.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ledger.identity import ProcessIdentity
+from ledger.requests import Amounts, NodeSpec, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """By what right a command touches an allocation: as its holder, or with its fencing token.
+
+    ``operator`` commands need neither; ``who`` is the name that goes into the record.
+    """
+
+    who: str
+    token: int | None = None
+    operator: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What all commands share. ``VERB`` is the word used in refusals and on the command line."""
+
+    VERB: ClassVar[str]
+    command_id: str
+    tenant: str = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocate(Command):
+    """Ask for capacity."""
+
+    VERB: ClassVar[str] = "allocate"
+    pool: str
+    holder: str
+    request: Request
+    task: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocateBatch(Command):
+    """Several requests under one command id; ``atomic`` grants all or none."""
+
+    VERB: ClassVar[str] = "allocate_batch"
+    items: tuple[Allocate, ...]
+    atomic: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targeted(Command):
+    """A command on one allocation."""
+
+    allocation: str
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirm(Targeted):
+    """Turn a reservation into an allocation."""
+
+    VERB: ClassVar[str] = "confirm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjust(Targeted):
+    """Hold other amounts on the same nodes. Resources that are not named keep theirs."""
+
+    VERB: ClassVar[str] = "adjust"
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renew(Targeted):
+    """Extend one lease: to now + ``ttl_ns`` (None: the ttl it was asked with)."""
+
+    VERB: ClassVar[str] = "renew"
+    ttl_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewHolder(Command):
+    """Extend all leases of a holder, with one event."""
+
+    VERB: ClassVar[str] = "renew"
+    holder: str
+    ttl_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release(Targeted):
+    """Give an allocation back; of consumable resources, ``consumed`` is what was really spent."""
+
+    VERB: ClassVar[str] = "release"
+    consumed: Amounts | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer(Targeted):
+    """Hand an allocation to another holder. The fencing token changes."""
+
+    VERB: ClassVar[str] = "transfer"
+    to_holder: str
+    to_task: str | None = None
+    process: ProcessIdentity | None = None
+    ttl_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw(Targeted):
+    """Give up a place in the queue, or a reservation."""
+
+    VERB: ClassVar[str] = "withdraw"
+    cause: str = "withdrawn"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reclaim(Targeted):
+    """Take capacity back: an operator by force, a sweep with evidence.
+
+    While ``process_alive`` and the allocation is bound to that process it becomes ``ending`` first,
+    until ``grace_ns`` is over; else it ends at once. ``happened_at`` is when the cause came about,
+    where that is known (a crash seen later).
+    """
+
+    VERB: ClassVar[str] = "reclaim"
+    cause: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    process_alive: bool = False
+    enforced: bool = True
+    grace_ns: int = 10_000_000_000
+    happened_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartTask(Command):
+    """Say that a task begins."""
+
+    VERB: ClassVar[str] = "task start"
+    task: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishTask(Command):
+    """Say that a task is over."""
+
+    VERB: ClassVar[str] = "task finish"
+    task: str
+    by: str
+    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeeHolder(Command):
+    """Record which process a holder is."""
+
+    VERB: ClassVar[str] = "see_holder"
+    holder: str
+    process: ProcessIdentity
+    program: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordUsage(Command):
+    """Record what an allocation really used; see :class:`ledger.events.UsageRecorded`."""
+
+    VERB: ClassVar[str] = "record_usage"
+    allocation: str
+    since: int
+    until: int
+    used: Amounts
+    peak: Amounts
+    basis: dict[str, str] = field(default_factory=dict)
+    samples: int = 0
+    gaps_ns: int = 0
+    final: bool = False
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenPool(Command):
+    """Open a pool of one node or many. ``basis`` says where the numbers come from."""
+
+    VERB: ClassVar[str] = "pool open"
+    pool: str
+    nodes: tuple[NodeSpec, ...]
+    kind: str = "managed"
+    consumable: bool = False
+    policy: dict[str, Any] = field(default_factory=dict)
+    basis: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResizePool(Command):
+    """Give nodes another capacity. Below what is in use, nothing is granted until it heals."""
+
+    VERB: ClassVar[str] = "pool resize"
+    pool: str
+    nodes: tuple[NodeSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosePool(Command):
+    """Grant nothing more from a pool."""
+
+    VERB: ClassVar[str] = "pool close"
+    pool: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinNode(Command):
+    """Add a node to a pool."""
+
+    VERB: ClassVar[str] = "pool join"
+    pool: str
+    node: NodeSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveNode(Command):
+    """Remove an unused node from a pool."""
+
+    VERB: ClassVar[str] = "pool leave"
+    pool: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CordonNode(Command):
+    """Let nothing new land on a node (``cordoned`` False lifts it)."""
+
+    VERB: ClassVar[str] = "pool cordon"
+    pool: str
+    node: str
+    cordoned: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetQuota(Command):
+    """Limit what a tenant, or one holder of it, holds at once; empty ``limits`` lifts it."""
+
+    VERB: ClassVar[str] = "quota set"
+    limits: Amounts
+    holder: str | None = None
+    pool: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPolicy(Command):
+    """Change some keys of a pool's policy; see :class:`ledger.policy.Policy`."""
+
+    VERB: ClassVar[str] = "policy set"
+    pool: str
+    policy: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaiseAlert(Command):
+    """Record something a person should look at; raising what is raised already changes nothing."""
+
+    VERB: ClassVar[str] = "alert raise"
+    alert: str
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClearAlert(Command):
+    """Say that an alert is over."""
+
+    VERB: ClassVar[str] = "alert clear"
+    alert: str
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendTime(Command):
+    """Give leases the time back in which nobody could renew them."""
+
+    VERB: ClassVar[str] = "extend_time"
+    by_ns: int
+    since: int
+    until: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correct(Command):
+    """Say what was really so where an earlier event was wrong."""
+
+    VERB: ClassVar[str] = "correct"
+    corrects: int
+    reason: str
+    by: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redact(Command):
+    """Erase one event's metadata. ``metadata_sha256`` is the hash that stays in the record."""
+
+    VERB: ClassVar[str] = "redact"
+    position: int
+    metadata_sha256: str
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenLedger(Command):
+    """Begin a ledger, or a new epoch of it."""
+
+    VERB: ClassVar[str] = "open"
+    ledger_id: str
+    epoch: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteDue(Command):
+    """Write down what time has ended already, at most ``limit`` events of it."""
+
+    VERB: ClassVar[str] = "write_due"
+    limit: int = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeCheckpoint(Command):
+    """Put a digest of the book into the log."""
+
+    VERB: ClassVar[str] = "checkpoint"
+
+
+AnyCommand = (
+    Allocate
+    | AllocateBatch
+    | Confirm
+    | Adjust
+    | Renew
+    | RenewHolder
+    | Release
+    | Transfer
+    | Withdraw
+    | Reclaim
+    | StartTask
+    | FinishTask
+    | SeeHolder
+    | RecordUsage
+    | OpenPool
+    | ResizePool
+    | ClosePool
+    | JoinNode
+    | LeaveNode
+    | CordonNode
+    | SetQuota
+    | SetPolicy
+    | RaiseAlert
+    | ClearAlert
+    | ExtendTime
+    | Correct
+    | Redact
+    | OpenLedger
+    | WriteDue
+    | TakeCheckpoint
+)

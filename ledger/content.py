@@ -1,0 +1,53 @@
+"""What a command asks, as a digest: the same id with another content is refused (design, rule 4)."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields, is_dataclass
+from hashlib import sha256
+from typing import Any
+
+from ledger.canonical import canonical_json
+from ledger.codec import encode_request
+from ledger.commands import Allocate, Command
+
+_TABLES: dict[type, tuple[tuple[str, Any], ...]] = {}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON-ready data without what holds its default, so that new fields change nothing."""
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if not is_dataclass(value):
+        return value
+    table = _TABLES.get(type(value))
+    if table is None:
+        table = tuple(
+            (f.name, f.default_factory() if f.default_factory is not MISSING else f.default)
+            for f in fields(value)
+            if f.name != "command_id"
+        )
+        _TABLES[type(value)] = table
+    return {
+        name: _plain(getattr(value, name))
+        for name, default in table
+        if getattr(value, name) != default
+    }
+
+
+def content_digest(command: Command) -> str:
+    """128 bits, in hex, of the SHA-256 over the verb and all that the command says but its id."""
+    content: Any
+    if type(command) is Allocate:
+        content = (
+            command.tenant,
+            command.pool,
+            command.holder,
+            command.task,
+            encode_request(command.request),
+            command.metadata,
+        )
+    else:
+        content = _plain(command)
+    return sha256(canonical_json([command.VERB, content])).hexdigest()[:32]

@@ -1,0 +1,96 @@
+"""Capacity on one node: what is free, whether amounts fit, on which cards, and short by what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ledger.book import Node
+from ledger.requests import CARD, CARD_RESOURCES, Amounts, Devices, Placement
+
+
+def free(node: Node, resource: str) -> int:
+    """Base units of a resource that the node could still give (never below 0)."""
+    return max(0, node.capacity.get(resource, 0) - node.in_use.get(resource, 0))
+
+
+def carries(node: Node, select: Mapping[str, str] | None) -> bool:
+    """Whether the node has every wanted label; ``A|B`` as wanted value takes either."""
+    if not select:
+        return True
+    labels = node.labels
+    return all(labels.get(label) in wanted.split("|") for label, wanted in select.items())
+
+
+def _pick_cards(
+    node: Node, resource: str, amount: int, keep: Mapping[str, int]
+) -> dict[str, int] | None:
+    """Shares on cards for an amount, those in ``keep`` first, or None where no cards serve.
+
+    Whole cards have to be entirely free. A share goes to the card with least left that has enough:
+    so whole cards stay whole.
+    """
+    cards = node.cards.get(resource, {})
+    used = node.cards_in_use.get(resource, {})
+    if amount >= CARD:
+        wanted, rest = divmod(amount, CARD)
+        whole = [c for c, size in cards.items() if size == CARD and not used.get(c)]
+        whole.sort(key=lambda card: (card not in keep, int(card)))
+        return None if rest or len(whole) < wanted else dict.fromkeys(whole[:wanted], CARD)
+    rooms = [(c not in keep, size - used.get(c, 0), int(c), c) for c, size in cards.items()]
+    best = min((room for room in rooms if room[1] >= amount), default=None)
+    return None if best is None else {best[3]: amount}
+
+
+def place_on(node: Node, amounts: Amounts, keep: Devices | None = None) -> Placement | None:
+    """The placement of ``amounts`` on this node, or None where they do not fit.
+
+    ``keep`` names cards to stay on where that is possible (an allocation that is adjusted).
+    """
+    capacity, in_use = node.capacity, node.in_use
+    after = {}
+    devices: Devices | None = None
+    for resource, amount in amounts.items():
+        total = in_use.get(resource, 0) + amount
+        if total > capacity.get(resource, 0):
+            return None
+        after[resource] = total
+        if resource in CARD_RESOURCES:
+            picked = _pick_cards(node, resource, amount, (keep or {}).get(resource, {}))
+            if picked is None:
+                return None
+            devices = {**(devices or {}), resource: picked}
+    return Placement(node.name, amounts, after, devices)
+
+
+def fits_empty(node: Node, amounts: Amounts) -> bool:
+    """Whether the amounts would fit if nothing were in use."""
+    empty = Node(node.name, node.capacity, node.labels, node.cards, {}, {})
+    return place_on(empty, amounts) is not None
+
+
+def _obtainable(node: Node, resource: str, amount: int) -> int:
+    """How much of an amount the node could give now, counting cards where there are cards."""
+    plain = min(amount, free(node, resource))
+    if resource not in CARD_RESOURCES:
+        return plain
+    used = node.cards_in_use.get(resource, {})
+    left = [size - used.get(card, 0) for card, size in node.cards.get(resource, {}).items()]
+    if amount < CARD:
+        return min(plain, max(left, default=0), amount)
+    return min(amount, CARD * sum(1 for size in left if size == CARD))
+
+
+def short_by(node: Node, amounts: Amounts) -> Amounts:
+    """Resource → base units that are missing on this node for the amounts to fit now."""
+    missing = {}
+    for resource, amount in amounts.items():
+        lack = amount - _obtainable(node, resource, amount)
+        if lack > 0:
+            missing[resource] = lack
+    return missing
+
+
+def fits_now(node: Node, amounts: Amounts) -> Amounts:
+    """The largest part of the amounts that the node could give now (resources with 0 left out)."""
+    parts = {r: _obtainable(node, r, a) for r, a in amounts.items()}
+    return {resource: amount for resource, amount in parts.items() if amount}

@@ -1,0 +1,125 @@
+"""Explaining a lack of capacity: short by how much on which node, who is in the way, what fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ledger.book import LIVE, Allocation, Book, Node, Space
+from ledger.errors import Reason
+from ledger.requests import Request
+from ledger.rules.answers import No
+from ledger.rules.capacity import carries, fits_now, short_by
+from ledger.rules.placement import could_ever_fit
+
+BLOCKERS_NAMED = 10
+NODES_EXAMINED = 2_000
+
+
+def nearest_node(space: Space, request: Request) -> Node | None:
+    """The node on which least is missing, as a share of what was asked; None where none is open."""
+    best: tuple[int, str] | None = None
+    chosen = None
+    for _, node in zip(range(NODES_EXAMINED), space.nodes.values(), strict=False):
+        if node.cordoned or not carries(node, request.select):
+            continue
+        missing = short_by(node, request.amounts)
+        share = sum(lack * 1_000_000 // request.amounts[r] for r, lack in missing.items())
+        if best is None or (share, node.name) < best:
+            best, chosen = (share, node.name), node
+    return chosen
+
+
+def blockers(book: Book, space: Space, node: str, tenant: str) -> tuple[dict[str, Any], ...]:
+    """Who holds something on a node of a space, the longest-held first; others' names stay hidden."""
+    parent = space.key if space.key in book.allocations else None
+    holding: list[Allocation] = []
+    for allocation in book.allocations.values():
+        if allocation.state not in LIVE or allocation.request.parent != parent:
+            continue
+        if parent is None and allocation.pool != space.key:
+            continue
+        if any(p.node == node for p in allocation.placements):
+            holding.append(allocation)
+            if len(holding) >= BLOCKERS_NAMED:
+                break
+    return tuple(blocker(allocation, tenant) for allocation in holding)
+
+
+def blocker(allocation: Allocation, tenant: str) -> dict[str, Any]:
+    """An allocation in the way, as it stands in a refusal: another tenant's shows amounts only."""
+    shown: dict[str, Any] = {"amounts": allocation.amounts, "since": allocation.granted_at}
+    if allocation.tenant == tenant:
+        shown |= {"allocation": allocation.id, "holder": allocation.holder}
+        if allocation.task is not None:
+            shown["task"] = allocation.task
+        if allocation.lease_until is not None:
+            shown["expires_at"] = allocation.lease_until
+    return shown
+
+
+def never_fits(space: Space, request: Request) -> No | None:
+    """Why a request can never be met by this space however long it waits, or None."""
+    if could_ever_fit(space.nodes.values(), request):
+        return None
+    known = {resource for node in space.nodes.values() for resource in node.capacity}
+    missing = sorted(request.amounts.keys() - known)
+    if missing:
+        return No(
+            Reason.EXCEEDS_POOL,
+            f"{space.key} has no {', '.join(missing)}",
+            f"it has {', '.join(sorted(known)) or 'nothing'}",
+            shortfall={space.key: {r: request.amounts[r] for r in missing}},
+        )
+    largest: dict[str, int] = {}
+    for node in space.nodes.values():
+        if carries(node, request.select):
+            for resource, amount in node.capacity.items():
+                largest[resource] = max(largest.get(resource, 0), amount)
+    if not largest:
+        return No(
+            Reason.EXCEEDS_POOL,
+            f"no node of {space.key} carries the wanted labels {request.select}",
+            "see `leasebook pool show` for the labels there are",
+        )
+    short = {
+        r: a - largest.get(r, 0) for r, a in request.amounts.items() if a > largest.get(r, 0)
+    }
+    return No(
+        Reason.EXCEEDS_POOL,
+        f"no single node of {space.key} is large enough for this, even with nothing in use",
+        "ask for less, or enlarge a node",
+        shortfall={space.key: short} if short else {},
+        fits_now={r: min(a, largest[r]) for r, a in request.amounts.items() if largest.get(r)},
+    )
+
+
+def no_room(book: Book, space: Space, request: Request, tenant: str) -> No:
+    """The refusal for want of capacity now."""
+    node = nearest_node(space, request)
+    if node is None:
+        return No(
+            Reason.INSUFFICIENT_CAPACITY,
+            f"every node of {space.key} that could take this is cordoned",
+            "wait, or uncordon a node",
+        )
+    missing = short_by(node, request.amounts)
+    return No(
+        Reason.INSUFFICIENT_CAPACITY,
+        f"{space.key} has no room for this now; {node.name} is the nearest",
+        "wait for it (`--wait`), ask for what fits now, or release something",
+        shortfall={node.name: missing},
+        fits_now=fits_now(node, request.amounts),
+        blockers=blockers(book, space, node.name, tenant),
+    )
+
+
+def must_wait(book: Book, space: Space, request: Request, first: Allocation, tenant: str) -> No:
+    """The refusal for what is free but kept for those who wait."""
+    node = nearest_node(space, request)
+    who = f"{first.id} of {first.holder}" if first.tenant == tenant else "another tenant's request"
+    return No(
+        Reason.RESERVED_FOR_WAITING,
+        f"{who} waits for {space.key} and comes first",
+        "wait for it (`--wait`)",
+        blockers=() if node is None else blockers(book, space, node.name, tenant),
+    )

@@ -1,0 +1,210 @@
+"""Tenure: what may happen to an allocation between its grant and its end."""
+
+from __future__ import annotations
+
+from ledger.book import LIVE, Allocation, Book
+from ledger.commands import (
+    Adjust,
+    Confirm,
+    Reclaim,
+    Release,
+    Renew,
+    RenewHolder,
+    Transfer,
+    Withdraw,
+)
+from ledger.errors import Reason
+from ledger.events import (
+    Adjusted,
+    Cause,
+    Confirmed,
+    Ending,
+    Reclaimed,
+    Released,
+    Renewed,
+    Transferred,
+    Withdrawn,
+)
+from ledger.rules.admission import adjustment
+from ledger.rules.answers import Draft, No
+from ledger.rules.leases import bounds, end_descendants, renewed_until
+from ledger.rules.quotas import over_quota
+
+
+def _not_held(allocation: Allocation, verb: str) -> No:
+    return No(
+        Reason.INVALID,
+        f"{allocation.id} is {allocation.state}: it cannot {verb}",
+        "`leasebook withdraw` gives up a place in the queue"
+        if allocation.state == "waiting"
+        else f"see `leasebook show {allocation.id}`",
+    )
+
+
+def confirm(
+    book: Book, draft: Draft, command: Confirm, allocation: Allocation, cause: Cause
+) -> No | None:
+    """Turn a reservation into an allocation; its lease begins now."""
+    if allocation.state != "reserved":
+        return _not_held(allocation, "be confirmed")
+    policy = book.pools[allocation.pool].policy
+    draft.on(
+        allocation, Confirmed(*bounds(allocation.request, policy, draft.now)), cause=cause
+    )
+    return None
+
+
+def adjust(
+    book: Book, draft: Draft, command: Adjust, allocation: Allocation, cause: Cause
+) -> No | None:
+    """Hold more or less on the same node."""
+    if allocation.state != "active":
+        return _not_held(allocation, "be adjusted")
+    answer = adjustment(book, allocation, command.amounts)
+    if isinstance(answer, No):
+        return answer
+    amounts, placements = answer
+    body = Adjusted(amounts, allocation.amounts, placements, command.claim.who)
+    draft.on(allocation, body, cause=cause)
+    return None
+
+
+def renew(
+    book: Book, draft: Draft, command: Renew, allocation: Allocation, cause: Cause
+) -> No | None:
+    """Extend one lease."""
+    if allocation.state != "active":
+        return _not_held(allocation, "be renewed")
+    until = renewed_until(allocation, command.ttl_ns, draft.now)
+    if isinstance(until, No):
+        return until
+    draft.on(allocation, Renewed(until), cause=cause)
+    return None
+
+
+def renew_holder(book: Book, draft: Draft, command: RenewHolder, cause: Cause) -> No | None:
+    """Extend every ttl lease of a holder with one event. Those at their maximum age stay as they are."""
+    ids, ends = [], []
+    for allocation_id in book.by_holder.get((command.tenant, command.holder), {}):
+        allocation = book.allocations[allocation_id]
+        if allocation.state != "active" or allocation.lease_until is None:
+            continue
+        until = renewed_until(allocation, command.ttl_ns, draft.now)
+        if not isinstance(until, No):
+            ids.append(allocation_id)
+            ends.append(until)
+    if not ids:
+        return No(
+            Reason.NO_SUCH_ALLOCATION,
+            f"{command.holder} holds nothing that could be renewed",
+            "see `leasebook list --holder`",
+        )
+    draft.add(
+        Renewed(None, tuple(ids), tuple(ends)),
+        tenant=command.tenant,
+        holder=command.holder,
+        cause=cause,
+    )
+    return None
+
+
+def release(
+    book: Book, draft: Draft, command: Release, allocation: Allocation, cause: Cause
+) -> No | None:
+    """Give back. What was asked to end keeps the cause it was asked for."""
+    if allocation.state == "waiting":
+        return _not_held(allocation, "be released")
+    end_descendants(book, draft, allocation, draft.now)
+    if allocation.state == "reserved":
+        draft.on(allocation, Withdrawn("voided", command.claim.who), cause=cause)
+    elif allocation.state == "ending":
+        evidence = {"released_by": command.claim.who}
+        body = Reclaimed(
+            allocation.ending_cause or "forced",
+            evidence,
+            command.claim.who,
+            "released after it was asked to end",
+        )
+        draft.on(allocation, body, cause=cause)
+    else:
+        draft.on(allocation, Released(command.claim.who, command.consumed), cause=cause)
+    return None
+
+
+def transfer(
+    book: Book, draft: Draft, command: Transfer, allocation: Allocation, cause: Cause
+) -> No | None:
+    """Hand over to another holder, under the same lease unless another is given."""
+    if allocation.state != "active":
+        return _not_held(allocation, "be transferred")
+    lease_until = allocation.lease_until
+    if command.process is not None:
+        lease_until = None
+    elif command.ttl_ns is not None:
+        lease_until = draft.now + command.ttl_ns
+        if allocation.max_age_until is not None:
+            lease_until = min(lease_until, allocation.max_age_until)
+    elif lease_until is None:
+        return No(
+            Reason.INVALID,
+            f"{allocation.id} is bound to its holder's process, which the new holder is not",
+            "give the new holder's --pid or a --ttl",
+        )
+    if command.to_holder != allocation.holder and allocation.request.parent is None:
+        over = over_quota(
+            book, allocation.tenant, command.to_holder, allocation.pool, allocation.amounts
+        )
+        # Only the new holder's own quota can stand in the way: the tenant holds no more than before.
+        if over is not None and "tenant" not in over.message.split(" may hold")[0].split()[0]:
+            return over
+    draft.add(
+        Transferred(allocation.holder, command.claim.who, command.process, lease_until),
+        tenant=allocation.tenant,
+        pool=allocation.pool,
+        allocation=allocation.id,
+        holder=command.to_holder,
+        task=command.to_task or allocation.task,
+        cause=cause,
+    )
+    return None
+
+
+def withdraw(
+    book: Book, draft: Draft, command: Withdraw, allocation: Allocation, cause: Cause
+) -> No | None:
+    """Give up a place in the queue or a reservation."""
+    if allocation.state not in ("waiting", "reserved"):
+        return _not_held(allocation, "be withdrawn")
+    body = Withdrawn(command.cause, command.claim.who, command.reason)
+    draft.on(allocation, body, cause=cause)
+    return None
+
+
+def reclaim(
+    book: Book, draft: Draft, command: Reclaim, allocation: Allocation, cause: Cause
+) -> No | None:
+    """Take back, for a cause and with evidence; ask first where the holder's process still lives."""
+    who = command.claim.who
+    if allocation.state not in LIVE:
+        draft.on(allocation, Withdrawn(command.cause, who, command.reason), cause=cause)
+        return None
+    if command.process_alive and allocation.request.process is not None:
+        if allocation.state == "ending":
+            return No(
+                Reason.INVALID,
+                f"{allocation.id} has been asked to end already",
+                "it returns when its process is gone",
+            )
+        body = Ending(
+            command.cause, draft.now + command.grace_ns, command.enforced, who, command.reason
+        )
+        draft.on(allocation, body, cause=cause)
+        return None
+    at = draft.now
+    if command.happened_at is not None:
+        at = min(draft.now, max(command.happened_at, allocation.requested_at))
+    end_descendants(book, draft, allocation, at)
+    cause_word = allocation.ending_cause or command.cause
+    taken = Reclaimed(cause_word, command.evidence, who, command.reason, command.enforced)
+    draft.on(allocation, taken, cause=cause, at=at)
+    return None

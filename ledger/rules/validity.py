@@ -1,0 +1,127 @@
+"""Validity: what can never be right, whatever the book says. Raises InvalidInput; records nothing.
+
+The doors check input too, and word it closer to what was typed. This is the wall behind them: no
+command that passes here can break the accounts.
+"""
+
+from __future__ import annotations
+
+from ledger.errors import InvalidInput
+from ledger.policy import STRATEGIES
+from ledger.requests import CARD, CARD_RESOURCES, PRIORITIES, Amounts, NodeSpec, Request
+
+MAX_AMOUNT = 2**63 - 1
+MAX_TIME_NS = 10 * 366 * 86_400 * 1_000_000_000
+"""Ten years: the longest ttl, wait or age."""
+MAX_RESOURCES = 32
+MAX_NAME = 200
+MAX_BATCH = 10_000
+MAX_NODES = 20_000
+MAX_LABELS = 64
+
+
+def check_name(kind: str, name: str | None) -> None:
+    """A name of a pool, node, holder, task or tenant: 1 to 200 printable characters."""
+    if name is None:
+        return
+    if (
+        type(name) is not str
+        or not 0 < len(name) <= MAX_NAME
+        or not name.isprintable()
+        or name != name.strip()
+    ):
+        shown = repr(name if len(str(name)) <= 60 else str(name)[:60] + "…")
+        raise InvalidInput(
+            f"{shown} cannot be a {kind}: it takes 1 to {MAX_NAME} printable characters without"
+            " space at either end",
+            "choose another name",
+        )
+
+
+def check_amounts(amounts: Amounts, *, least: int = 1) -> None:
+    """Whole base units, from ``least`` to 2⁶³ − 1, of 1 to 32 resources; cards whole or one's share."""
+    if not 1 <= len(amounts) <= MAX_RESOURCES:
+        raise InvalidInput(
+            f"{len(amounts)} resources were named; it takes 1 to {MAX_RESOURCES}",
+            "name what is needed, such as cpu=2",
+        )
+    for resource, amount in amounts.items():
+        check_name("resource", resource)
+        if type(amount) is not int or not least <= amount <= MAX_AMOUNT:
+            raise InvalidInput(
+                f"{amount!r} base units of {resource} is not an amount: it takes a whole number"
+                f" from {least} to 2^63-1",
+                "give a positive amount",
+            )
+        if resource in CARD_RESOURCES and amount > CARD and amount % CARD:
+            raise InvalidInput(
+                f"{resource} comes in cards: {amount / CARD:g} is neither whole cards nor a share"
+                " of one",
+                "ask for whole cards, or for less than one",
+            )
+
+
+def _check_time(what: str, value: int | None) -> None:
+    if value is not None and not (type(value) is int and 0 < value <= MAX_TIME_NS):
+        raise InvalidInput(
+            f"{what} of {value!r} ns is not a duration from 1 ns to 10 years", "give another"
+        )
+
+
+def check_request(request: Request) -> None:
+    """A request that some pool could meet."""
+    check_amounts(request.amounts)
+    if request.priority not in PRIORITIES:
+        raise InvalidInput(
+            f"there is no priority {request.priority!r}", f"choose one of {', '.join(PRIORITIES)}"
+        )
+    if request.strategy is not None and request.strategy not in STRATEGIES:
+        raise InvalidInput(
+            f"there is no strategy {request.strategy!r}", f"choose one of {', '.join(STRATEGIES)}"
+        )
+    if (request.ttl_ns is None) == (request.process is None):
+        raise InvalidInput(
+            "an allocation is bound by a ttl or by a process, by exactly one of them",
+            "give a ttl or a pid",
+        )
+    for what in ("ttl_ns", "max_age_ns", "wait_ns", "reserve_ns"):
+        _check_time(what.removesuffix("_ns"), getattr(request, what))
+    for label, wanted in (request.select or {}).items():
+        check_name("label", label)
+        check_name("label's value", wanted)
+    for unbuilt in ("most", "spread", "sticky"):
+        if getattr(request, unbuilt) is not None:
+            raise InvalidInput(
+                f"{unbuilt!r} is a part of the storage format that no rule decides yet",
+                "ask without it",
+            )
+
+
+def check_nodes(nodes: tuple[NodeSpec, ...], *, least: int = 0) -> None:
+    """1 to 20,000 nodes with names of their own; cards in whole cards."""
+    if not 1 <= len(nodes) <= MAX_NODES:
+        raise InvalidInput(
+            f"{len(nodes)} nodes were given; it takes 1 to {MAX_NODES}", "name at least one"
+        )
+    names = set()
+    for node in nodes:
+        check_name("node", node.name)
+        if node.name in names:
+            raise InvalidInput(f"node {node.name!r} was given twice", "name each node once")
+        names.add(node.name)
+        check_amounts(node.capacity, least=least)
+        for resource, amount in node.capacity.items():
+            if resource in CARD_RESOURCES and amount % CARD:
+                raise InvalidInput(
+                    f"node {node.name!r} cannot have {amount / CARD:g} of {resource}: a node's"
+                    " cards are whole",
+                    "give a whole number",
+                )
+        if node.labels is not None and len(node.labels) > MAX_LABELS:
+            raise InvalidInput(
+                f"node {node.name!r} has {len(node.labels)} labels, more than {MAX_LABELS}",
+                "give fewer",
+            )
+        for label, value in (node.labels or {}).items():
+            check_name("label", label)
+            check_name("label's value", value)

@@ -1,0 +1,308 @@
+"""The log in a SQLite file: what ``leasebook.open(path)`` stands on.
+
+A transaction passes the gate, then ``BEGIN IMMEDIATE``; an acknowledged commit is on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ledger.batches import refused_beside
+from ledger.errors import LedgerCorrupt, LedgerReadOnly, LedgerUnavailable
+from ledger.gate import PATIENCE_S, Gate
+from ledger.log import COLUMNS, EMPTY, Head, Row
+from ledger.sqlite_connections import Connections
+from ledger.sqlite_driver import sqlite3
+from ledger.sqlite_file import (
+    beside,
+    create_file,
+    locate,
+    require_ledger,
+    why_unwritable,
+    why_wrong_format,
+)
+from ledger.sqlite_schema import FORMAT
+
+PAGE_ROWS = 2_000
+"""How many rows one read takes at a time, so that no read transaction is held for long."""
+
+_LAST_POSITION = 2**63 - 1
+_NAMES = ", ".join(COLUMNS)
+_HEAD = "SELECT position, hash, recorded_at FROM events ORDER BY position DESC LIMIT 1"
+_PAGE = (
+    f"SELECT {_NAMES} FROM events WHERE position > ? AND position <= ?"
+    f" ORDER BY position LIMIT {PAGE_ROWS}"
+)
+_APPEND = f"INSERT INTO events ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"
+# The predicate is repeated word for word: only then does SQLite use the partial index.
+_BY_COMMAND = (
+    f"SELECT {_NAMES} FROM events WHERE tenant = ? AND command_id = ?"
+    " AND command_id IS NOT NULL AND type <> 'refused' ORDER BY position"
+)
+_REFUSED_BESIDE = (
+    f"SELECT {_NAMES} FROM events WHERE position BETWEEN ? AND ? AND tenant = ? AND command_id = ?"
+    " AND type = 'refused' AND recorded_at = ? ORDER BY position"
+)
+_BY_ALLOCATION = f"SELECT {_NAMES} FROM events WHERE allocation = ? ORDER BY position"
+_ERASE = "UPDATE events SET metadata = NULL WHERE position = ?"
+
+
+class SqliteLog:
+    """A :class:`~ledger.log.Log` in one SQLite file. Threads may share it; forks are survived.
+
+    ``path`` is the file with links resolved, ``format`` its format's number, ``gate`` the writers'
+    gate beside it, and ``read_only_reason`` says why nothing can be written (None when it can).
+    """
+
+    def __init__(
+        self, path: Path, owner: os.stat_result, *, read_only: bool, patience_s: float
+    ) -> None:
+        """Use :meth:`open`."""
+        self.path = path
+        self.gate = Gate(beside(path, ".gate"), owner=owner)
+        self._patience_s = patience_s
+        self._files = Connections(path, self.gate, writable=not read_only, patience_s=patience_s)
+        self._transaction = _SqliteTransaction(self)
+        try:
+            require_ledger(path, int(self._files.select("PRAGMA application_id")[0][0]))
+            self.format = int(self._files.select("PRAGMA user_version")[0][0])
+        except BaseException:
+            self.close()
+            raise
+        why = why_wrong_format(path, self.format) or why_unwritable(path)
+        if read_only:
+            why = (f"{path} was opened for reading only", "open it for writing")
+        self.read_only_reason: str | None = why[0] if why else None
+        self._hint = why[1] if why else ""
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        patience_s: float = PATIENCE_S,
+    ) -> SqliteLog:
+        """Open a ledger; with ``create``, make it where there is none. Never migrates.
+
+        A ledger that cannot be written here (permissions, an older or newer format) opens all the
+        same; ``read_only_reason`` says why, and a transaction raises
+        :class:`~ledger.errors.LedgerReadOnly`. ``patience_s`` bounds every wait for a lock.
+
+        Raises: :class:`~ledger.errors.NotALedger` for a file that is something else,
+        :class:`~ledger.errors.LedgerUnavailable` where there is none, where it cannot be read, or
+        on a network file system, :class:`~ledger.errors.LedgerCorrupt` for a damaged one.
+        """
+        real, found = locate(path)
+        if found is None and create and not read_only:
+            create_file(real, patience_s)
+            real, found = locate(real)
+        if found is None:
+            raise LedgerUnavailable(
+                f"no ledger at {real}", "check the path, or open a pool to begin a ledger there"
+            )
+        return cls(real, found, read_only=read_only, patience_s=patience_s)
+
+    # The Log protocol.
+
+    def transaction(self) -> _SqliteTransaction:
+        """As :meth:`ledger.log.Log.transaction`."""
+        return self._transaction
+
+    def head(self) -> Head:
+        """As :meth:`ledger.log.Log.head`."""
+        return _head(self._files.select(_HEAD))
+
+    def read(self, after: int = 0, upto: int | None = None) -> Iterator[Row]:
+        """As :meth:`ledger.log.Log.read`."""
+        last = _LAST_POSITION if upto is None else upto
+        while after < last:
+            rows = self._files.select(_PAGE, (after, last))
+            yield from map(Row._make, rows)
+            if len(rows) < PAGE_ROWS:
+                return
+            after = rows[-1][0]
+
+    def rows_of_command(self, tenant: str, command_id: str) -> list[Row]:
+        """As :meth:`ledger.log.Log.rows_of_command`."""
+        return _rows_of_command(self._files.select, tenant, command_id)
+
+    def rows_of_allocation(self, allocation: str) -> list[Row]:
+        """As :meth:`ledger.log.Log.rows_of_allocation`."""
+        return list(map(Row._make, self._files.select(_BY_ALLOCATION, (allocation,))))
+
+    def close(self) -> None:
+        """As :meth:`ledger.log.Log.close`."""
+        self._files.close()
+
+    def __enter__(self) -> SqliteLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # What only a file has.
+
+    @property
+    def erasure_pending(self) -> bool:
+        """Whether erased metadata still lies in the write-ahead log, because a reader was busy.
+
+        It is tried again after each later commit and when the log is closed.
+        """
+        return self._files.erasure_pending
+
+    def journal_mode(self) -> str:
+        """``wal``, or a rollback journal's mode where this SQLite's WAL cannot be trusted."""
+        return str(self._files.select("PRAGMA journal_mode")[0][0])
+
+    def quick_check(self, problems_max: int = 10) -> list[str]:
+        """SQLite's own check of the file's structure: what it finds wrong, empty when nothing."""
+        try:
+            rows = self._files.select(f"PRAGMA quick_check({int(problems_max)})")
+        except LedgerCorrupt as error:
+            return [error.message]
+        return [str(row[0]) for row in rows if row[0] != "ok"]
+
+    def size_bytes(self) -> int:
+        """The bytes that the ledger's file and its write-ahead log take on disk."""
+        total = 0
+        for name in (self.path, beside(self.path, "-wal")):
+            try:
+                total += name.stat().st_size
+            except FileNotFoundError:
+                continue
+        return total
+
+
+class _SqliteTransaction:
+    """The writer's view of a :class:`SqliteLog`, and the context that commits it.
+
+    One object serves all transactions of its log, since the gate lets in one at a time.
+    """
+
+    __slots__ = ("_connection", "_log")
+
+    _connection: sqlite3.Connection
+
+    def __init__(self, log: SqliteLog) -> None:
+        self._log = log
+
+    def __enter__(self) -> _SqliteTransaction:
+        log = self._log
+        if log.read_only_reason is not None:
+            raise LedgerReadOnly(log.read_only_reason, log._hint)
+        log._files.require_usable()
+        log.gate.acquire(log._patience_s)
+        try:
+            self._connection = log._files.writer()
+            self._connection.execute("BEGIN IMMEDIATE")
+            # An upgrade may have come by since the ledger was opened.
+            format_ = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if format_ != FORMAT:
+                raise LedgerReadOnly(*(why_wrong_format(log.path, format_) or ("", "")))
+        except BaseException as error:
+            self._roll_back()
+            log.gate.release()
+            if isinstance(error, sqlite3.Error):
+                raise log._files.translate(error) from error
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        log = self._log
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+                if log._files.erasure_pending:
+                    log._files.wipe()
+            else:
+                self._roll_back()
+        except sqlite3.Error as failure:
+            self._roll_back()
+            raise log._files.translate(failure) from failure
+        finally:
+            log.gate.release()
+
+    def head(self) -> Head:
+        """As :meth:`ledger.log.Transaction.head`."""
+        return _head(self._select(_HEAD))
+
+    def read(self, after: int) -> Iterator[Row]:
+        """As :meth:`ledger.log.Transaction.read`."""
+        while True:
+            rows = self._select(_PAGE, (after, _LAST_POSITION))
+            yield from map(Row._make, rows)
+            if len(rows) < PAGE_ROWS:
+                return
+            after = rows[-1][0]
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """As :meth:`ledger.log.Transaction.append`."""
+        try:
+            self._connection.executemany(_APPEND, rows)
+        except sqlite3.Error as error:
+            raise self._log._files.translate(error) from error
+
+    def rows_of_command(self, tenant: str, command_id: str) -> list[Row]:
+        """As :meth:`ledger.log.Transaction.rows_of_command`."""
+        return _rows_of_command(self._select, tenant, command_id)
+
+    def rows_of_allocation(self, allocation: str) -> list[Row]:
+        """As :meth:`ledger.log.Transaction.rows_of_allocation`."""
+        return list(map(Row._make, self._select(_BY_ALLOCATION, (allocation,))))
+
+    def erase_metadata(self, position: int) -> None:
+        """As :meth:`ledger.log.Transaction.erase_metadata`."""
+        try:
+            changed = self._connection.execute(_ERASE, (position,)).rowcount
+        except sqlite3.Error as error:
+            raise self._log._files.translate(error) from error
+        if changed != 1:
+            raise LedgerCorrupt(
+                f"there is no event {position} whose metadata could be dropped",
+                "nothing was recorded; check the position",
+                position=position,
+            )
+        self._log._files.erasure_pending = True
+
+    def _select(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        try:
+            return self._connection.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._log._files.translate(error) from error
+
+    def _roll_back(self) -> None:
+        """Undo, whatever state the failure left; a connection that cannot is dropped."""
+        self._log._files.roll_back()
+
+
+def _head(rows: list[Any]) -> Head:
+    return Head._make(rows[0]) if rows else EMPTY
+
+
+def _rows_of_command(
+    select: Callable[[str, tuple[Any, ...]], list[Any]], tenant: str, command_id: str
+) -> list[Row]:
+    rows = list(map(Row._make, select(_BY_COMMAND, (tenant, command_id))))
+    window = refused_beside(rows)
+    if window is not None:
+        key = (*window, tenant, command_id, rows[0].recorded_at)
+        refused = list(map(Row._make, select(_REFUSED_BESIDE, key)))
+        if refused:
+            rows = sorted(rows + refused)
+    return rows

@@ -1,0 +1,1 @@
+"""Leasebook's read side: what the log says, in the shape a question needs."""

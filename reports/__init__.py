@@ -1,0 +1,1 @@
+"""Leasebook's reports: efficiency and audit, rendered for people and machines."""

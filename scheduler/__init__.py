@@ -1,0 +1,1 @@
+"""What runs beside the ledger: processes, sweeps, monitoring, and the scheduler of them all."""

@@ -1,0 +1,1 @@
+"""The checks: unit, contract, model, integration and acceptance tests."""
