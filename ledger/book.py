@@ -11,6 +11,7 @@ from heapq import heappush
 from typing import Any
 
 from ledger.policy import Policy
+from ledger.quick import quick
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Devices, NodeSpec, Placement, Request
 
 LIVE = frozenset({"active", "reserved", "ending"})
@@ -154,6 +155,7 @@ class Pool:
         return copy
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """A request that waits, holds or held, with all that its events say of it.

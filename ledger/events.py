@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ledger.identity import ProcessIdentity
+from ledger.quick import quick
 from ledger.requests import Amounts, NodeSpec, Placement, Request
 
 Blockers = tuple[dict[str, Any], ...]
@@ -218,6 +219,7 @@ class Refused(Body):
     repeats_of: int | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Allocated(Body):
     """Capacity was granted. ``lease_until`` is None where a process bounds the allocation."""
@@ -268,6 +270,7 @@ class Adjusted(Body):
     why: str = ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Renewed(Body):
     """Leases were extended: one (the envelope's), or those of a holder in ``allocations``.
@@ -293,6 +296,7 @@ class Ending(Body):
     reason: str = ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Released(Body):
     """The holder gave the allocation back. ``consumed`` settles consumable resources."""
@@ -302,6 +306,7 @@ class Released(Body):
     consumed: Amounts | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Expired(Body):
     """The lease ended at ``lease_until``, which is also the event's ``at``."""
@@ -462,6 +467,7 @@ AnyBody = (
 )
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Cause:
     """The command that an event is the direct effect of, and the digest of its content.
@@ -475,6 +481,7 @@ class Cause:
     items: int | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Event:
     """One fact: the envelope that every event has, and its body.

@@ -8,10 +8,11 @@ where it parts; and snapshots, which are read back into a book. What is derived 
 from __future__ import annotations
 
 from hashlib import sha256
+from operator import attrgetter
 from typing import Any
 
 from ledger.book import LIVE, Allocation, Book, Node, Pool, Space, cards_of
-from ledger.canonical import canonical_json, loads
+from ledger.canonical import checked_json, loads
 from ledger.codec import (
     decode_placement,
     decode_process,
@@ -46,10 +47,11 @@ _PLAIN = (
     "ending_cause",
     "enforced",
 )
+_values_of = attrgetter(*_PLAIN)
 
 
 def _allocation(a: Allocation) -> dict[str, Any]:
-    plain = {name: getattr(a, name) for name in _PLAIN}
+    plain = dict(zip(_PLAIN, _values_of(a), strict=True))
     plain["request"] = encode_request(a.request)
     plain["placements"] = [encode_placement(p) for p in a.placements]
     return plain
@@ -111,12 +113,12 @@ def _tupled(value: Any) -> Any:
 
 def book_digest(book: Book) -> str:
     """SHA-256, in hex, of the book's canonical JSON over the field list :data:`FIELDS`."""
-    return sha256(canonical_json(to_plain(book))).hexdigest()
+    return sha256(dump(book)).hexdigest()
 
 
 def dump(book: Book) -> bytes:
     """A book as canonical JSON; its SHA-256 is :func:`book_digest`."""
-    return canonical_json(to_plain(book))
+    return checked_json(to_plain(book))
 
 
 def load(data: bytes) -> Book:

@@ -9,11 +9,13 @@ from ledger.book import Allocation
 from ledger.errors import Reason
 from ledger.events import Event, Refused
 from ledger.evolve import advance
+from ledger.quick import quick
 
 Present = Callable[[str], Allocation | None]
 """Allocation id → its present state, ended ones included; None where there is none."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The outcome of one command (design, rule 4).

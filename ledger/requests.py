@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ledger.identity import ProcessIdentity
+from ledger.quick import quick
 
 Amounts = dict[str, int]
 Devices = dict[str, dict[str, int]]
@@ -22,6 +23,7 @@ CARD_RESOURCES = frozenset({"gpu"})
 """Resources that come in cards: capacity counts per card, so halves of two are not a whole one."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Request:
     """What was asked, complete enough to be decided again.
@@ -49,6 +51,7 @@ class Request:
     parent: str | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Placement:
     """A share of an allocation on one node.

@@ -50,6 +50,28 @@ class Connections:
         except sqlite3.Error as error:
             raise self.translate(error) from error
 
+    def copy_into(self, target: sqlite3.Connection) -> None:
+        """SQLite's backup API in one step: one read transaction, so one moment of the file.
+
+        A connection of its own does it, so that readers of this process need not wait.
+
+        Raises: the driver's ``OperationalError`` for what goes wrong with the target.
+        """
+        self.require_usable()
+        immutable = needs_immutable(self.path)
+        with translated(self.path):
+            source = connect(
+                self.path, read_only=True, immutable=immutable, patience_s=self.patience_s
+            )
+        try:
+            source.backup(target)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self.translate(error) from error
+        finally:
+            source.close()
+
     def writer(self) -> sqlite3.Connection:
         """The writing connection; only inside the gate.
 

@@ -42,14 +42,20 @@ def is_due(book: Book, now: int) -> bool:
     return when is not None and when <= now
 
 
-def settle_due(book: Book, now: int, limit: int = DUE_AT_ONCE) -> list[Event]:
-    """Write down what time has ended, at most ``limit`` of it, and grant what that frees."""
+def settle_due(
+    book: Book, now: int, limit: int = DUE_AT_ONCE, *, grant: bool = True
+) -> list[Event]:
+    """Write down what time has ended, at most ``limit`` of it, and grant what that frees.
+
+    Without ``grant`` nothing is handed on: what a reader sees has ended, but nobody holds it yet.
+    """
     events: list[Event] = []
     if is_due(book, now):
         for event in decide(book, WriteDue(command_id="", limit=limit), now):
             evolve(book, event)
             events.append(event)
-        grant_waiting(book, now, events)
+        if grant:
+            grant_waiting(book, now, events)
     return events
 
 

@@ -100,7 +100,7 @@ class Writer:
             if is_due(book, now):
                 book = book.fork()
                 while is_due(book, now):
-                    settle_due(book, now)
+                    settle_due(book, now, grant=False)
             return question(book, now)
 
     def present(self, allocation: str) -> Allocation | None:
@@ -112,7 +112,7 @@ class Writer:
 
     def settle(self) -> None:
         """Write down what time has ended, if anything is due. Callable at any time, by anyone."""
-        if self.read(lambda book, now: book.due and book.due[0][0] <= now) or self._is_late():
+        if self._is_late():
             self._commit([])
 
     def listen(self, listener: Listener) -> Callable[[], None]:

@@ -1,1 +1,1 @@
-"""What runs beside the ledger: processes, sweeps, monitoring, and the scheduler of them all."""
+"""What runs beside Leasebook's ledger: processes, sweeps, monitoring, and their scheduler."""

@@ -173,3 +173,70 @@ def test_psutil_tells_of_the_same_process_where_there_is_no_proc(
     assert procfs.memory(os.getpid())[1] > 1_000_000
     with pytest.raises(ProcessLookupError):
         identify(HIGHEST_PID)
+
+
+def test_another_users_process_exists_though_it_may_not_be_signalled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(pid: int, sig: int) -> None:
+        raise PermissionError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert procfs.exists(1)
+
+
+def test_a_missing_proc_is_not_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(procfs, "PROC", str(tmp_path))
+    assert not procfs.proc_shows_our_namespace()
+    with pytest.raises(ProcessLookupError, match="mount /proc"):
+        identify()
+
+
+def test_processes_that_hide_or_vanish_are_left_out_of_a_scan(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for pid, line in ((7, stat_line("seen")), (8, b""), (9, stat_line("hidden", pid=9))):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_bytes(line)
+    (tmp_path / "10").mkdir()
+    (tmp_path / "version").write_text("Linux")
+    real = procfs._read_stat
+
+    def guarded(name: str) -> ProcStat | None:
+        if name == "9":
+            raise PermissionError(errno.EACCES, "no")
+        return real(name)
+
+    monkeypatch.setattr(procfs, "PROC", str(tmp_path))
+    monkeypatch.setattr(procfs, "_read_stat", guarded)
+    assert set(procfs.scan()) == {7}
+
+
+def test_unreadable_pss_of_a_living_process_is_unknown_and_of_a_gone_one_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(procfs, "PROC", str(tmp_path))
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "statm").write_text("100 50 20 1 0 40 0")
+    page = os.sysconf("SC_PAGE_SIZE")
+    assert procfs.memory(7) == (None, 50 * page)
+    (tmp_path / "7" / "smaps_rollup").write_text("0-f ---p 0 00:00 0 [rollup]\nPss:   12 kB\n")
+    assert procfs.memory(7) == (12 * 1024, 50 * page)
+    assert procfs.memory(7, want_pss=False) == (None, 50 * page)
+    assert procfs.memory(8) == (0, 0)
+    assert procfs._pss(8) == 0
+
+
+def test_a_watch_that_loses_sight_while_it_opens_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, us = procfs.read_stat, identify()
+    looks = iter([real(us.pid)])
+
+    def once(pid: int) -> ProcStat | None:
+        try:
+            return next(looks)
+        except StopIteration:
+            raise PermissionError(errno.EACCES, "no") from None
+
+    monkeypatch.setattr(procfs, "read_stat", once)
+    with pytest.raises(NotObservable, match="hidden"):
+        watch(us)

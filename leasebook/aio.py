@@ -1,0 +1,196 @@
+"""``leasebook.aopen(where)`` → :class:`AsyncResourceManager`: the same methods, awaited.
+
+Tasks that write at the same moment share one transaction. Reading and waiting never block the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from ledger.errors import LeasebookError, Refused
+from leasebook.calls import Call, Calls
+from leasebook.manager import RENEWALS_PER_TTL, Ledger
+from leasebook.mapping import duration_in
+from leasebook.questions import Questions
+from leasebook.values import (
+    AllocationHandle,
+    AllocationResult,
+    Duration,
+    MemoryRequest,
+    MetricsSnapshot,
+    MonitoringFilters,
+    refused,
+)
+from leasebook.waiting import no_longer_waiting
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _call(
+    build: Callable[Concatenate[Calls, P], Call[T]],
+) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
+    @wraps(build)
+    async def method(self: AsyncResourceManager, *args: P.args, **kwargs: P.kwargs) -> T:
+        call = build(self._calls, *args, **kwargs)
+        return call.convert(await self.ledger.writer.execute_async(call.command))
+
+    return method
+
+
+def _ask(
+    question: Callable[Concatenate[Questions, P], T],
+) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
+    @wraps(question)
+    async def method(self: AsyncResourceManager, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.to_thread(question, self._questions, *args, **kwargs)
+
+    return method
+
+
+class AsyncResourceManager:
+    """:class:`~leasebook.manager.ResourceManager` for asyncio. An async context manager.
+
+    Handles that it gives out carry no methods of their own: call the manager's, with the handle's id
+    and fencing token.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._calls = Calls(ledger.writer, None)
+        self._questions = Questions(ledger.writer, None)
+
+    @classmethod
+    async def open(cls, where: str | Path | None = None, **options: Any) -> AsyncResourceManager:
+        """Open a ledger; see :meth:`leasebook.manager.Ledger.open`."""
+        return cls(await asyncio.to_thread(lambda: Ledger.open(where, **options)))
+
+    try_allocate = _call(Calls.try_allocate)
+    allocate_batch = _call(Calls.allocate_batch)
+    adjust = _call(Calls.adjust)
+    renew = _call(Calls.renew)
+    renew_holder = _call(Calls.renew_holder)
+    confirm = _call(Calls.confirm)
+    release = _call(Calls.release)
+    transfer = _call(Calls.transfer)
+    withdraw = _call(Calls.withdraw)
+    reclaim = _call(Calls.reclaim)
+    open_pool = _call(Calls.open_pool)
+    resize_pool = _call(Calls.resize_pool)
+    close_pool = _call(Calls.close_pool)
+    cordon = _call(Calls.cordon)
+    set_quota = _call(Calls.set_quota)
+    set_policy = _call(Calls.set_policy)
+    start_task = _call(Calls.start_task)
+    finish_task = _call(Calls.finish_task)
+    see_holder = _call(Calls.see_holder)
+    record_usage = _call(Calls.record_usage)
+
+    get = _ask(Questions.get)
+    list = _ask(Questions.list)
+    pools = _ask(Questions.pools)
+    pool = _ask(Questions.pool)
+    quotas = _ask(Questions.quotas)
+    why = _ask(Questions.why)
+    story = _ask(Questions.story)
+    events = _ask(Questions.events)
+    verify = _ask(Questions.verify)
+    redact = _ask(Questions.redact)
+    snapshot = _ask(Questions.snapshot)
+
+    async def allocate(
+        self, amounts: Mapping[str, Any], *, pool: str, block: bool = True, **options: Any
+    ) -> AllocationHandle:
+        """As :meth:`leasebook.manager.ResourceManager.allocate`."""
+        result: AllocationResult = await self.try_allocate(amounts, pool=pool, **options)
+        if result.outcome == "waiting" and block:
+            assert result.allocation is not None
+            return await self.wait(result.allocation.id)
+        if result.outcome == "refused":
+            raise refused(result.receipt)
+        assert result.allocation is not None
+        return result.allocation
+
+    async def wait(self, allocation: str, timeout: Duration | None = None) -> AllocationHandle:
+        """As :meth:`leasebook.manager.ResourceManager.wait`."""
+        limit = duration_in(timeout)
+        await self.get(allocation)
+        await self.ledger.waiter.until_async(
+            allocation, no_longer_waiting, None if limit is None else limit / 1e9
+        )
+        return await asyncio.to_thread(self._questions.granted, allocation)
+
+    async def allocate_memory(self, request: MemoryRequest) -> AllocationHandle:
+        """Memory and nothing else."""
+        return await self.allocate(
+            {"memory": request.size},
+            pool=request.pool,
+            holder=request.holder,
+            task=request.task,
+            ttl=request.ttl,
+            wait=request.wait,
+            priority=request.priority,
+        )
+
+    @contextlib.asynccontextmanager
+    async def lease(
+        self,
+        amounts: Mapping[str, Any],
+        *,
+        pool: str,
+        ttl: Duration = 60,
+        **options: Any,
+    ) -> AsyncIterator[AllocationHandle]:
+        """Hold while the block runs: renewed by a task meanwhile, released after it."""
+        handle = await self.allocate(amounts, pool=pool, ttl=ttl, **options)
+        keeper = asyncio.create_task(self._keep(handle, ttl))
+        try:
+            yield handle
+        finally:
+            keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+            with contextlib.suppress(Refused):
+                await self.release(handle.id, token=handle.fencing_token, tenant=handle.tenant)
+
+    async def _keep(self, handle: AllocationHandle, ttl: Duration) -> None:
+        while True:
+            await asyncio.sleep((duration_in(ttl) or 1) / 1e9 / RENEWALS_PER_TTL)
+            try:
+                await self.renew(
+                    handle.id, ttl=ttl, token=handle.fencing_token, tenant=handle.tenant
+                )
+            except Refused:
+                return
+            except LeasebookError:
+                continue
+
+    async def monitor(
+        self, filters: MonitoringFilters | None = None
+    ) -> AsyncIterator[MetricsSnapshot]:
+        """The fleet's state now and every ``interval_s`` from then on, without end."""
+        filters = filters or MonitoringFilters()
+        while True:
+            yield await self.snapshot(filters)
+            await asyncio.sleep(filters.interval_s)
+
+    async def close(self) -> None:
+        """Close the ledger. What is held stays held until its lease ends."""
+        await asyncio.to_thread(self.ledger.close)
+
+    async def __aenter__(self) -> AsyncResourceManager:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

@@ -1,0 +1,280 @@
+"""``leasebook.open(where)`` → :class:`ResourceManager`: the whole ledger from Python, blocking.
+
+:mod:`leasebook.aio` has the same, awaited. Both are made of :mod:`leasebook.calls` and
+:mod:`leasebook.questions`; what stands here is only how a call is carried out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from ledger.clock import Reading
+from ledger.errors import LeasebookError, Refused
+from ledger.log import Log
+from ledger.snapshots import Snapshots
+from ledger.wake import Bell
+from ledger.writer import Writer, begin
+from leasebook.calls import Call, Calls, new_command_id
+from leasebook.questions import Questions
+from leasebook.settings import ledger_path, which_ledger
+from leasebook.values import (
+    AllocationHandle,
+    AllocationResult,
+    Duration,
+    MemoryRequest,
+    MetricsSnapshot,
+    MonitoringFilters,
+    refused,
+    result_from,
+)
+from leasebook.waiting import Waiter, no_longer_waiting
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RENEWALS_PER_TTL = 3
+
+
+class Ledger:
+    """One open ledger: the writer, the bell, and what both managers are made of."""
+
+    def __init__(self, log: Log, path: Path | None, clock: Callable[[], Reading] | None) -> None:
+        self.path = path
+        self.bell = None if path is None else Bell(path)
+        self.writer = Writer(
+            log,
+            clock=clock,
+            snapshots=None if path is None else Snapshots(path),
+            wake_others=None if self.bell is None else self.bell.ring,
+        )
+        self.waiter = Waiter(self.writer, self.bell)
+
+    @classmethod
+    def open(
+        cls,
+        where: str | Path | None = None,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        clock: Callable[[], Reading] | None = None,
+    ) -> Ledger:
+        """Open the ledger at a path (made if it is not there), or ``":memory:"``.
+
+        Raises NotALedger, LedgerUnavailable, LedgerCorrupt, InvalidInput.
+        """
+        if where == ":memory:":
+            from ledger.memory_log import MemoryLog
+
+            ledger = cls(MemoryLog(), None, clock)
+        else:
+            from ledger.sqlite_log import SqliteLog
+
+            path = ledger_path(which_ledger(None if where is None else str(where)))
+            log = SqliteLog.open(path, create=create and not read_only, read_only=read_only)
+            ledger = cls(log, log.path, clock)
+        try:
+            if ledger.writer.log.read_only_reason is None:
+                begin(ledger.writer.log, new_command_id(), ledger.writer)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def close(self) -> None:
+        """Let go of files, sockets and threads."""
+        if self.bell is not None:
+            self.bell.close()
+        self.writer.close()
+
+
+def _call(
+    build: Callable[Concatenate[Calls, P], Call[T]],
+) -> Callable[Concatenate[ResourceManager, P], T]:
+    @wraps(build)
+    def method(self: ResourceManager, *args: P.args, **kwargs: P.kwargs) -> T:
+        call = build(self._calls, *args, **kwargs)
+        return call.convert(self.ledger.writer.execute(call.command))
+
+    method.__annotations__ = {}
+    return method
+
+
+def _ask(
+    question: Callable[Concatenate[Questions, P], T],
+) -> Callable[Concatenate[ResourceManager, P], T]:
+    @wraps(question)
+    def method(self: ResourceManager, *args: P.args, **kwargs: P.kwargs) -> T:
+        return question(self._questions, *args, **kwargs)
+
+    return method
+
+
+class ResourceManager:
+    """Allocates, renews, releases, and answers; a context manager that closes the ledger.
+
+    Threads may share one: their calls share transactions. Refusals raise
+    :class:`~ledger.errors.Refused`, bad input :class:`~ledger.errors.InvalidInput`, infrastructure
+    faults :class:`~ledger.errors.LedgerUnavailable`, damage :class:`~ledger.errors.LedgerCorrupt`.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._calls = Calls(ledger.writer, self)
+        self._questions = Questions(ledger.writer, self)
+
+    # What is written.
+    try_allocate = _call(Calls.try_allocate)
+    allocate_batch = _call(Calls.allocate_batch)
+    adjust = _call(Calls.adjust)
+    renew = _call(Calls.renew)
+    renew_holder = _call(Calls.renew_holder)
+    confirm = _call(Calls.confirm)
+    release = _call(Calls.release)
+    transfer = _call(Calls.transfer)
+    withdraw = _call(Calls.withdraw)
+    reclaim = _call(Calls.reclaim)
+    open_pool = _call(Calls.open_pool)
+    resize_pool = _call(Calls.resize_pool)
+    close_pool = _call(Calls.close_pool)
+    cordon = _call(Calls.cordon)
+    set_quota = _call(Calls.set_quota)
+    set_policy = _call(Calls.set_policy)
+    start_task = _call(Calls.start_task)
+    finish_task = _call(Calls.finish_task)
+    see_holder = _call(Calls.see_holder)
+    record_usage = _call(Calls.record_usage)
+
+    # What is asked.
+    get = _ask(Questions.get)
+    list = _ask(Questions.list)
+    pools = _ask(Questions.pools)
+    pool = _ask(Questions.pool)
+    quotas = _ask(Questions.quotas)
+    why = _ask(Questions.why)
+    story = _ask(Questions.story)
+    events = _ask(Questions.events)
+    verify = _ask(Questions.verify)
+    redact = _ask(Questions.redact)
+    snapshot = _ask(Questions.snapshot)
+
+    def allocate(
+        self, amounts: Mapping[str, Any], *, pool: str, block: bool = True, **options: Any
+    ) -> AllocationHandle:
+        """Ask for ``amounts`` (such as ``{"cpu": 2, "memory": "4GiB"}``) of a pool.
+
+        Options: ``holder`` (default ``$LEASEBOOK_HOLDER``, else ``user@host``), ``task``, ``tenant``,
+        ``ttl`` (default 15 min) or ``pid``, ``wait`` (how long a place in the queue is kept; the call
+        blocks that long unless ``block`` is False, and then gives back a waiting handle),
+        ``priority``, ``strategy``, ``select``, ``max_age``, ``reserve``, ``parent``, ``metadata``,
+        ``command_id`` (asking twice under one id has one effect).
+
+        Raises Refused (``reason``, ``shortfall``, ``blockers``), InvalidInput, LedgerUnavailable.
+        """
+        result: AllocationResult = self.try_allocate(amounts, pool=pool, **options)
+        if result.outcome == "waiting" and block:
+            assert result.allocation is not None
+            return self.wait(result.allocation.id)
+        if result.outcome == "refused":
+            raise refused(result.receipt)
+        assert result.allocation is not None
+        return result.allocation
+
+    def wait(self, allocation: str, timeout: Duration | None = None) -> AllocationHandle:
+        """Block until a waiting request is granted; a handle that still waits after ``timeout``.
+
+        Raises Refused (``wait_timed_out``, ``already_ended``, ``no_such_allocation``).
+        """
+        from leasebook.mapping import duration_in
+
+        limit = duration_in(timeout)
+        self._questions.get(allocation)
+        self.ledger.waiter.until(
+            allocation, no_longer_waiting, None if limit is None else limit / 1e9
+        )
+        return self._questions.granted(allocation)
+
+    def allocate_memory(self, request: MemoryRequest) -> AllocationHandle:
+        """Memory and nothing else. Raises as :meth:`allocate`."""
+        return self.allocate(
+            {"memory": request.size},
+            pool=request.pool,
+            holder=request.holder,
+            task=request.task,
+            ttl=request.ttl,
+            wait=request.wait,
+            priority=request.priority,
+        )
+
+    @contextlib.contextmanager
+    def lease(
+        self,
+        amounts: Mapping[str, Any],
+        *,
+        pool: str,
+        ttl: Duration = 60,
+        **options: Any,
+    ) -> Iterator[AllocationHandle]:
+        """Hold while the block runs: renewed from a thread meanwhile, released after it.
+
+        Options as :meth:`allocate`. A lease that is lost while the block runs is not an error at its
+        end; ``handle.get()`` tells inside the block.
+        """
+        handle = self.allocate(amounts, pool=pool, ttl=ttl, **options)
+        stop = threading.Event()
+        keeper = threading.Thread(
+            target=self._keep, args=(handle, ttl, stop), name=f"leasebook-{handle.id}", daemon=True
+        )
+        keeper.start()
+        try:
+            yield handle
+        finally:
+            stop.set()
+            keeper.join()
+            with contextlib.suppress(Refused):
+                handle.release()
+
+    def _keep(self, handle: AllocationHandle, ttl: Duration, stop: threading.Event) -> None:
+        from leasebook.mapping import duration_in
+
+        pause_s = (duration_in(ttl) or 1) / 1e9 / RENEWALS_PER_TTL
+        while not stop.wait(pause_s):
+            try:
+                handle.renew(ttl)
+            except Refused:
+                return
+            except LeasebookError:
+                # The disk may be back before the lease is over: that is what the other tries are for.
+                continue
+
+    def monitor(self, filters: MonitoringFilters | None = None) -> Iterator[MetricsSnapshot]:
+        """The fleet's state now and every ``interval_s`` from then on, without end."""
+        filters = filters or MonitoringFilters()
+        while True:
+            yield self._questions.snapshot(filters)
+            time.sleep(filters.interval_s)
+
+    def result_of(self, receipt: Any) -> AllocationResult:
+        """The result that a receipt stands for."""
+        return result_from(self, receipt)
+
+    def close(self) -> None:
+        """Close the ledger. What is held stays held until its lease ends."""
+        self.ledger.close()
+
+    def __enter__(self) -> ResourceManager:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

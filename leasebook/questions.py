@@ -1,0 +1,261 @@
+"""What a manager can be asked to read, once for the blocking and the awaited manager."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ledger.book import Allocation, Book
+from ledger.codec import from_row
+from ledger.commands import Redact
+from ledger.errors import InvalidInput, Reason, Refused
+from ledger.events import Event
+from ledger.receipts import Receipt, fold_allocation
+from ledger.writer import Writer
+from leasebook.mapping import pool_out
+from leasebook.settings import default_holder
+from leasebook.values import AllocationHandle, MetricsSnapshot, MonitoringFilters, refused
+from leasebook.when import rfc3339
+from projections.stories import Story, story_of_allocation, story_of_refusal
+
+if TYPE_CHECKING:
+    from leasebook.manager import ResourceManager
+
+
+def _no_such(allocation: str) -> Refused:
+    return Refused(
+        f"there is no allocation {allocation[:40]!r}",
+        "see `leasebook list`",
+        reason=Reason.NO_SUCH_ALLOCATION,
+    )
+
+
+class Questions:
+    """The reading half of a manager's interface. Its docstrings are the managers'."""
+
+    def __init__(self, writer: Writer, manager: ResourceManager | None) -> None:
+        self._writer = writer
+        self._manager = manager
+
+    def _events_of(self, allocation: str) -> list[Event]:
+        return [from_row(row) for row in self._writer.log.rows_of_allocation(allocation)]
+
+    def _at(self, position: int) -> Event | None:
+        for row in self._writer.log.read(position - 1, position):
+            return from_row(row)
+        return None
+
+    def get(self, allocation: str) -> AllocationHandle:
+        """An allocation as it is now, ended ones included. Raises Refused (``no_such_allocation``)."""
+        events = self._events_of(allocation)
+        present = self._writer.present(allocation) if events else None
+        if present is None:
+            raise _no_such(str(allocation))
+        # A lease past its end counts as ended, also before anybody has written that down.
+        live = self._writer.read(lambda book, now: allocation in book.allocations)
+        folded = fold_allocation(events)
+        if not live and folded is not None and folded.state != "ended":
+            present = self._lapsed(folded)
+        metadata = next((e.metadata for e in events if e.metadata), None)
+        return AllocationHandle(self._manager, present, metadata)
+
+    def _lapsed(self, allocation: Allocation) -> Allocation:
+        from dataclasses import replace
+
+        due = allocation.due
+        by = "expired" if allocation.state == "active" else "timed_out"
+        return replace(allocation, state="ended", ended_at=due, ended_by=by)
+
+    def granted(self, allocation: str) -> AllocationHandle:
+        """The handle of a request that was waited for. Raises Refused where it was not granted."""
+        handle = self.get(allocation)
+        if handle.state == "ended" and not handle.fencing_token:
+            receipt = Receipt(
+                "refused",
+                reason=Reason.WAIT_TIMED_OUT,
+                message=f"{allocation} left the queue without a grant: {handle.ended_by}",
+                hint=f"ask again, or see `leasebook why {allocation}`",
+            )
+            raise refused(receipt)
+        return handle
+
+    def list(
+        self,
+        *,
+        pool: str | None = None,
+        holder: str | None = None,
+        task: str | None = None,
+        tenant: str | None = None,
+        state: str | None = None,
+    ) -> list[AllocationHandle]:
+        """What is held or waits now, in order of request; each filter narrows it."""
+        wanted = {"pool": pool, "holder": holder, "task": task, "tenant": tenant, "state": state}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        found = self._writer.read(
+            lambda book, now: [
+                a
+                for a in book.allocations.values()
+                if all(getattr(a, name) == value for name, value in wanted.items())
+            ]
+        )
+        found.sort(key=lambda a: a.position)
+        return [AllocationHandle(self._manager, a) for a in found]
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Every pool without its nodes."""
+        return self._writer.read(
+            lambda book, now: [pool_out(book, p, nodes=False) for p in book.pools.values()]
+        )
+
+    def pool(self, name: str) -> dict[str, Any]:
+        """One pool with its nodes. Raises Refused (``no_such_pool``)."""
+
+        def shown(book: Book, now: int) -> dict[str, Any] | None:
+            pool = book.pools.get(name)
+            return None if pool is None else pool_out(book, pool)
+
+        found = self._writer.read(shown)
+        if found is None:
+            raise Refused(
+                f"there is no pool {name[:60]!r}",
+                "see `leasebook pool list`",
+                reason=Reason.NO_SUCH_POOL,
+            )
+        return found
+
+    def quotas(self) -> list[dict[str, Any]]:
+        """Every quota, with what is held under it, in canonical text."""
+        from ledger.amounts import format_amounts
+        from ledger.rules.quotas import held
+
+        def rows(book: Book, now: int) -> list[dict[str, Any]]:
+            return [
+                {
+                    "tenant": tenant,
+                    "holder": holder,
+                    "pool": pool,
+                    "limits": format_amounts(limits),
+                    "held": format_amounts(
+                        {r: held(book, tenant, holder, pool).get(r, 0) for r in limits}
+                    ),
+                }
+                for (tenant, holder, pool), limits in book.quotas.items()
+            ]
+
+        return self._writer.read(rows)
+
+    def story(self, allocation: str) -> Story:
+        """All that happened to an allocation. Raises Refused (``no_such_allocation``)."""
+        events = self._events_of(allocation)
+        if not events:
+            raise _no_such(str(allocation))
+        return story_of_allocation(events, self._writer.read(lambda book, now: now))
+
+    def why(self, what: str) -> Story:
+        """Why an allocation (``A17``) waits or ended, or a request was refused (``R19``).
+
+        Raises Refused (``no_such_allocation``), InvalidInput for another kind of name.
+        """
+        if what.startswith("A"):
+            return self.story(what)
+        if not what.startswith("R") or not what[1:].isdecimal() or len(what) > 20:
+            raise InvalidInput(
+                f"{what[:40]!r} is neither an allocation nor a refusal", "ids look like A17 or R19"
+            )
+        event = self._at(int(what[1:]))
+        if event is None or event.type != "refused":
+            raise Refused(
+                f"there is no refusal {what}",
+                "see `leasebook events --type refused`",
+                reason=Reason.NO_SUCH_ALLOCATION,
+            )
+        return story_of_refusal(event)
+
+    def events(
+        self,
+        *,
+        after: int = 0,
+        upto: int | None = None,
+        type: str | None = None,
+        pool: str | None = None,
+        holder: str | None = None,
+        task: str | None = None,
+        tenant: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Event]:
+        """The log's events after a position, oldest first; each filter narrows it.
+
+        ``since`` and ``until`` bound ``at`` (ns UTC).
+        """
+        count = 0
+        for row in self._writer.log.read(after, upto):
+            if (
+                (type is not None and row.type != type)
+                or (pool is not None and row.pool != pool)
+                or (holder is not None and row.holder != holder)
+                or (task is not None and row.task != task)
+                or (tenant is not None and row.tenant != tenant)
+                or (since is not None and row.at < since)
+                or (until is not None and row.at >= until)
+            ):
+                continue
+            if limit is not None and count >= limit:
+                return
+            count += 1
+            yield from_row(row)
+
+    def verify(self, notes: tuple[Any, ...] = ()) -> Any:
+        """Prove that the log is whole; ``notes`` are checkpoints kept elsewhere.
+
+        Returns a :class:`ledger.verify.VerifyResult`.
+        """
+        from ledger.verify import verify
+
+        return verify(self._writer.log, notes=notes)
+
+    def redact(self, position: int, reason: str, *, by: str | None = None) -> Receipt:
+        """Erase one event's metadata; its hash stays, so the proof holds.
+
+        Raises InvalidInput where there is no such event, or nothing to erase.
+        """
+        from ledger.chain import metadata_hash
+
+        if not reason.strip():
+            raise InvalidInput("a redaction needs a reason", "say why, for the record")
+        row = next(iter(self._writer.log.read(position - 1, position)), None)
+        if row is None:
+            raise InvalidInput(f"there is no event {position}", "see `leasebook events`")
+        if row.metadata is None:
+            raise InvalidInput(f"event {position} carries no metadata", "there is nothing to erase")
+        digest = metadata_hash(row.metadata).hex()
+        command = Redact(
+            command_id=f"redact-{position}-{digest[:16]}",
+            tenant=row.tenant or "default",
+            position=position,
+            metadata_sha256=digest,
+            reason=reason,
+            by=by or default_holder(),
+        )
+        return self._writer.execute(command)
+
+    def snapshot(self, filters: MonitoringFilters | None = None) -> MetricsSnapshot:
+        """The fleet at this moment."""
+        chosen = filters or MonitoringFilters()
+
+        def look(book: Book, now: int) -> MetricsSnapshot:
+            pools = [
+                pool_out(book, pool)
+                for pool in book.pools.values()
+                if chosen.pool in (None, pool.name)
+            ]
+            states = Counter(
+                a.state
+                for a in book.allocations.values()
+                if chosen.pool in (None, a.pool) and chosen.tenant in (None, a.tenant)
+            )
+            return MetricsSnapshot(rfc3339(now) or "", book.position, tuple(pools), dict(states))
+
+        return self._writer.read(look)

@@ -1,0 +1,120 @@
+"""Blocking until something happens to an allocation, without anybody polling.
+
+A waiter is woken by commits of this process and of others. Between them it looks up only when time
+itself may have changed something: when the next lease ends, and every few seconds for holders whose
+process died without a word. So a ledger needs no daemon to hand things on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+from ledger.book import Allocation, Book
+from ledger.errors import LedgerUnavailable
+from ledger.events import Event
+from ledger.rules.leases import next_due
+from ledger.wake import Bell
+from ledger.writer import Writer
+
+LOOK_FOR_CRASHES_EVERY_S = 1.0
+
+
+def _due_in_s(book: Book, now: int) -> float:
+    when = next_due(book)
+    return LOOK_FOR_CRASHES_EVERY_S if when is None else max(0.0, (when - now) / 1e9)
+
+
+class Waiter:
+    """Waits on one ledger: for an allocation to leave a state, or for anything at all."""
+
+    def __init__(self, writer: Writer, bell: Bell | None) -> None:
+        self._writer = writer
+        self._bell = bell
+
+    def _look(self, allocation: str, crashes: bool) -> tuple[Allocation | None, float]:
+        """The present state, with what time or a crash has ended written down; when to look again."""
+        if crashes:
+            from scheduler.sweeps import crash
+
+            with contextlib.suppress(LedgerUnavailable):
+                crash(self._writer)
+        self._writer.settle()
+        state, due = self._writer.read(
+            lambda book, now: (book.allocations.get(allocation), _due_in_s(book, now))
+        )
+        if state is None:
+            state = self._writer.present(allocation)
+        return state, min(LOOK_FOR_CRASHES_EVERY_S, due + 0.001)
+
+    def _subscribe(self, allocation: str, wake: Callable[[], None]) -> Callable[[], None]:
+        def heard(events: list[Event]) -> None:
+            if any(e.allocation == allocation or e.allocation is None for e in events):
+                wake()
+
+        stop = self._writer.listen(heard)
+        if self._bell is not None:
+            self._bell.listen(self._writer.refresh)
+        return stop
+
+    def until(
+        self,
+        allocation: str,
+        done: Callable[[Allocation | None], bool],
+        timeout_s: float | None = None,
+    ) -> Allocation | None:
+        """Block until ``done(state)``, or ``timeout_s`` is over; return the state then."""
+        wake = threading.Event()
+        stop = self._subscribe(allocation, wake.set)
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        crashes_at = time.monotonic()
+        try:
+            while True:
+                wake.clear()
+                crashes = time.monotonic() >= crashes_at
+                if crashes:
+                    crashes_at = time.monotonic() + LOOK_FOR_CRASHES_EVERY_S
+                state, pause = self._look(allocation, crashes)
+                left = None if end is None else end - time.monotonic()
+                if done(state) or (left is not None and left <= 0):
+                    return state
+                wake.wait(pause if left is None else min(pause, left))
+        finally:
+            stop()
+
+    async def until_async(
+        self,
+        allocation: str,
+        done: Callable[[Allocation | None], bool],
+        timeout_s: float | None = None,
+    ) -> Allocation | None:
+        """As :meth:`until`, awaited."""
+        loop = asyncio.get_running_loop()
+        wake = asyncio.Event()
+        stop = self._subscribe(allocation, lambda: loop.call_soon_threadsafe(wake.set))
+        end = None if timeout_s is None else loop.time() + timeout_s
+        crashes_at = loop.time()
+        try:
+            while True:
+                wake.clear()
+                crashes = loop.time() >= crashes_at
+                if crashes:
+                    crashes_at = loop.time() + LOOK_FOR_CRASHES_EVERY_S
+                state, pause = await asyncio.to_thread(self._look, allocation, crashes)
+                left = None if end is None else end - loop.time()
+                if done(state) or (left is not None and left <= 0):
+                    return state
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(
+                        wake.wait(), pause if left is None else min(pause, left)
+                    )
+        finally:
+            stop()
+
+
+def no_longer_waiting(state: Allocation | None) -> bool:
+    """Whether a request has left the queue."""
+    return state is None or state.state != "waiting"

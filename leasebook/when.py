@@ -1,0 +1,64 @@
+"""Times at the doors: RFC 3339 in UTC out; in, also local, relative and as positions.
+
+Nothing here reads a clock: the caller passes ``now`` in.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from ledger.amounts import parse_duration_ns
+from ledger.errors import InvalidInput
+
+_POSITION = re.compile(r"#?(\d{1,18})\Z")
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\Z")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(time_ns: int | None) -> str | None:
+    """Nanoseconds UTC as RFC 3339 with microseconds, such as ``2026-11-22T06:49:00.000000Z``."""
+    if time_ns is None:
+        return None
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    moment = _EPOCH + timedelta(seconds=seconds)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+
+
+def _bad(text: str) -> InvalidInput:
+    return InvalidInput(
+        f"{text[:60]!r} is not a time",
+        "give 06:49, 2026-11-22T06:49:00Z, 30m-ago, now, or a position such as #1234",
+    )
+
+
+def _to_ns(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def parse_when(text: str, now_ns: int) -> tuple[str, int]:
+    """``("position", p)`` or ``("time", ns UTC)`` for what a caller typed.
+
+    A time without a zone is in the caller's own; a bare ``06:49`` is the last time it was so late.
+    Raises InvalidInput.
+    """
+    text = text.strip()
+    position = _POSITION.match(text)
+    if position:
+        return "position", int(position[1])
+    if text == "now":
+        return "time", now_ns
+    if text.endswith("-ago"):
+        return "time", now_ns - parse_duration_ns(text.removesuffix("-ago"))
+    clock = _CLOCK.match(text)
+    try:
+        if clock:
+            here = (_EPOCH + timedelta(microseconds=now_ns // 1000)).astimezone()
+            hour, minute, second = (int(part or 0) for part in clock.groups())
+            moment = here.replace(hour=hour, minute=minute, second=second, microsecond=0)
+            if moment > here:
+                moment -= timedelta(days=1)
+            return "time", _to_ns(moment)
+        return "time", _to_ns(datetime.fromisoformat(text).astimezone(UTC))
+    except (ValueError, OverflowError):
+        raise _bad(text) from None

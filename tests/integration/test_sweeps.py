@@ -1,0 +1,641 @@
+"""The sweeps against real processes and a real ledger file, and the scheduler that runs them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.book import Allocation
+from ledger.clock import Reading, machine_clock
+from ledger.codec import from_row
+from ledger.commands import Allocate, Claim, OpenPool, Reclaim, Transfer
+from ledger.errors import InvalidInput, LedgerUnavailable
+from ledger.events import Event, Expired, Reclaimed, Withdrawn
+from ledger.identity import ProcessIdentity
+from ledger.requests import NodeSpec, Request
+from ledger.snapshots import Snapshots
+from ledger.sqlite_log import SqliteLog
+from ledger.writer import Writer, begin
+from scheduler.jobs import run_logged, start_sweeps
+from scheduler.processes.ending import Ended
+from scheduler.processes.identity import identify
+from scheduler.processes.liveness import Liveness, observe
+from scheduler.sweeps import SWEEPS, SweepReport, crash, ending, endings, expire, run_sweeps
+from scheduler.sweeps.endings import FOREIGN_GRACE_NS
+from tests.integration.processes_children import Child, child, eventually
+
+SECOND = 1_000_000_000
+SLEEPER = "say(os.getpid()); hear()"
+STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN); say(os.getpid()); time.sleep(60)"
+
+
+class HandClock:
+    """The machine's clocks, put forward by hand: elapsed time, not a jump."""
+
+    def __init__(self) -> None:
+        self.ahead = 0
+        self._read = machine_clock()
+
+    def __call__(self) -> Reading:
+        real = self._read()
+        return real._replace(
+            wall=real.wall + self.ahead,
+            boot=real.boot + self.ahead,
+            monotonic=real.monotonic + self.ahead,
+        )
+
+
+@dataclass
+class Bench:
+    """A ledger file with a pool of four processors, and the clock it goes by."""
+
+    path: Path
+    clock: HandClock
+    writer: Writer
+    count: int = 0
+
+    def open_again(self) -> Writer:
+        return Writer(SqliteLog.open(self.path), clock=self.clock)
+
+    def allocate(self, process: ProcessIdentity | None = None, **options: Any) -> Allocation:
+        self.count += 1
+        cpu = options.pop("cpu", 1000)
+        holder = options.pop("holder", f"agent-{self.count}")
+        if process is None:
+            options.setdefault("ttl_ns", 900 * SECOND)
+        receipt = self.writer.execute(
+            Allocate(
+                command_id=f"allocate-{self.count}",
+                pool="box",
+                holder=holder,
+                request=Request({"cpu": cpu}, process=process, **options),
+            )
+        )
+        assert receipt.allocation is not None, receipt.message
+        return receipt.allocation
+
+    def ask_to_end(self, allocation: Allocation, **options: Any) -> None:
+        receipt = self.writer.execute(
+            Reclaim(
+                command_id=f"force-{allocation.id}",
+                allocation=allocation.id,
+                claim=Claim("operator", operator=True),
+                cause="forced",
+                process_alive=True,
+                **{"grace_ns": 30 * SECOND, **options},
+            )
+        )
+        assert receipt.outcome == "ending"
+
+    def state(self, allocation: Allocation) -> Allocation:
+        found = self.writer.present(allocation.id)
+        assert found is not None
+        return found
+
+    def events(self) -> list[Event]:
+        return [from_row(row) for row in self.writer.log.read()]
+
+    def types(self) -> Counter[str]:
+        return Counter(event.type for event in self.events())
+
+    def last(self, allocation: Allocation) -> Event:
+        return [event for event in self.events() if event.allocation == allocation.id][-1]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    path = tmp_path / "ledger.db"
+    clock = HandClock()
+    writer = Writer(SqliteLog.open(path, create=True), clock=clock, snapshots=Snapshots(path))
+    begin(writer.log, "test-ledger", writer)
+    writer.execute(
+        OpenPool(command_id="open-box", pool="box", nodes=(NodeSpec("box", {"cpu": 4000}),))
+    )
+    yield Bench(path, clock, writer)
+    writer.close()
+
+
+@contextmanager
+def sleeper() -> Iterator[tuple[Child, ProcessIdentity]]:
+    with child(SLEEPER) as made:
+        yield made, identify(made.hear_pid())
+
+
+def dead_process() -> ProcessIdentity:
+    with sleeper() as (made, identity):
+        made.end()
+    return identity
+
+
+def elsewhere(identity: ProcessIdentity) -> ProcessIdentity:
+    return replace(identity, host="another-host#00000000")
+
+
+def both(act: Callable[[int], SweepReport]) -> list[SweepReport]:
+    """What two threads that begin together each report."""
+    barrier = threading.Barrier(2)
+    reports: list[SweepReport] = []
+
+    def run(number: int) -> None:
+        barrier.wait()
+        reports.append(act(number))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(reports) == 2
+    return reports
+
+
+# --- crash ---------------------------------------------------------------------------------------
+
+
+def test_a_holder_killed_while_holding_is_reclaimed_with_its_evidence(bench: Bench) -> None:
+    with sleeper() as (made, identity):
+        allocation = bench.allocate(identity, cpu=4000)
+        os.kill(made.pid, signal.SIGKILL)
+        made.wait()
+        report = crash(bench.writer)
+    assert (report.name, report.examined, report.acted, report.more) == ("crash", 1, 1, False)
+    assert report.details[0]["allocation"] == allocation.id
+    ended = bench.state(allocation)
+    assert (ended.state, ended.ended_by) == ("ended", "crashed")
+    event = bench.last(allocation)
+    assert isinstance(event.body, Reclaimed)
+    assert event.body.by == "sweep"
+    assert event.body.enforced
+    assert event.at <= event.recorded_at
+    evidence = event.body.evidence
+    assert evidence["pid"] == identity.pid
+    assert evidence["start_time"] == identity.start_time > 0
+    assert evidence["boot_id"] == identity.boot_id
+    assert evidence["pid_namespace"] == identity.pid_namespace
+    assert evidence["host"] == identity.host
+    assert evidence["liveness"] == "dead"
+    assert evidence["how"] == "gone"
+    assert evidence["observed_at"] == event.at
+    assert bench.allocate(cpu=4000).state == "active"
+
+
+def test_a_zombie_holds_nothing(bench: Bench) -> None:
+    with child("say(os.getpid())") as made:
+        allocation = bench.allocate(identify(made.hear_pid()))
+        assert eventually(lambda: crash(bench.writer).acted == 1)
+    body = bench.last(allocation).body
+    assert isinstance(body, Reclaimed)
+    assert body.evidence["how"] == "zombie"
+
+
+def test_a_recycled_pid_does_not_keep_a_dead_holder_alive(bench: Bench) -> None:
+    with sleeper() as (_, identity):
+        other = replace(identity, start_time=identity.start_time - 1)
+        allocation = bench.allocate(other)
+        report = crash(bench.writer)
+        assert observe(identity).liveness is Liveness.ALIVE
+    assert report.acted == 1
+    body = bench.last(allocation).body
+    assert isinstance(body, Reclaimed)
+    assert body.evidence["how"] == "reused"
+
+
+def test_a_process_of_an_earlier_boot_counts_as_ended_when_the_machine_booted_or_later(
+    bench: Bench,
+) -> None:
+    earlier = replace(identify(), boot_id="00000000-0000-0000-0000-000000000000")
+    allocation = bench.allocate(earlier)
+    crash(bench.writer)
+    event = bench.last(allocation)
+    assert isinstance(event.body, Reclaimed)
+    assert event.body.evidence["how"] == "boot_id"
+    # The grant is younger than this boot, so nothing ended before the grant.
+    assert event.at == allocation.granted_at == event.body.evidence["booted_at"]
+    assert event.at < event.recorded_at
+
+
+def test_a_live_process_is_left_alone(bench: Bench) -> None:
+    allocation = bench.allocate(identify())
+    report = crash(bench.writer)
+    assert (report.examined, report.acted, report.details) == (1, 0, [])
+    assert bench.state(allocation) == allocation
+
+
+def test_what_cannot_be_seen_from_here_is_left_alone(bench: Bench) -> None:
+    dead = dead_process()
+    away = bench.allocate(elsewhere(dead))
+    contained = bench.allocate(replace(dead, pid_namespace="1"))
+    head = bench.writer.log.head()
+    assert crash(bench.writer).acted == 0
+    assert bench.writer.log.head() == head
+    assert bench.state(away).state == bench.state(contained).state == "active"
+
+
+def test_a_lease_by_ttl_is_no_matter_for_the_crash_sweep(bench: Bench) -> None:
+    bench.allocate()
+    assert crash(bench.writer) == SweepReport("crash")
+
+
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(bench: Bench) -> None:
+    dead = dead_process()
+    held = bench.allocate(dead)
+    forced = bench.allocate(dead)
+    bench.ask_to_end(forced)
+    short = bench.allocate(ttl_ns=5 * SECOND)
+    bench.clock.ahead = 60 * SECOND
+    head = bench.writer.log.head()
+    reports = run_sweeps(bench.writer, dry_run=True)
+    assert bench.writer.log.head() == head
+    assert all(report.dry_run for report in reports)
+    named = {r.name: {detail["allocation"] for detail in r.details} for r in reports}
+    assert named == {
+        "expire": {short.id},
+        "crash": {held.id, forced.id},
+        "ending": {forced.id},
+    }
+    assert [report.acted for report in reports] == [1, 2, 1]
+    assert [report.acted for report in run_sweeps(bench.writer)] == [1, 2, 0]
+
+
+def test_sweeping_twice_acts_once(bench: Bench) -> None:
+    bench.allocate(dead_process())
+    assert crash(bench.writer).acted == 1
+    head = bench.writer.log.head()
+    assert [report.acted for report in run_sweeps(bench.writer)] == [0, 0, 0]
+    assert bench.writer.log.head() == head
+
+
+def test_two_crash_sweeps_at_once_act_once(bench: Bench) -> None:
+    dead = dead_process()
+    held = [bench.allocate(dead, cpu=200) for _ in range(12)]
+    other = bench.open_again()
+    writers = (bench.writer, other)
+    reports = both(lambda number: crash(writers[number]))
+    other.close()
+    assert sum(report.acted for report in reports) == 12
+    assert bench.types()["reclaimed"] == 12
+    assert bench.types()["refused"] == 0
+    assert {bench.state(one).ended_by for one in held} == {"crashed"}
+
+
+def test_the_next_in_the_queue_is_granted_in_the_commit_that_withdraws_a_dead_one(
+    bench: Bench,
+) -> None:
+    dead = dead_process()
+    bench.allocate(identify(), cpu=3000)
+    # The dead one waits for more than is free, and the live one, behind it, must not overtake it.
+    gone = bench.allocate(dead, cpu=2000, wait_ns=600 * SECOND)
+    live = bench.allocate(identify(), cpu=1000, wait_ns=600 * SECOND)
+    assert (gone.state, live.state) == ("waiting", "waiting")
+    assert crash(bench.writer).acted == 1
+    withdrawn, granted = bench.last(gone), bench.last(live)
+    assert isinstance(withdrawn.body, Withdrawn)
+    assert withdrawn.body.cause == "crashed"
+    for word in (str(dead.pid), str(dead.start_time), dead.boot_id, dead.host, "gone"):
+        assert word in withdrawn.body.reason
+    assert granted.type == "allocated"
+    assert granted.position == withdrawn.position + 1
+    assert granted.recorded_at == withdrawn.recorded_at
+    assert bench.state(live).state == "active"
+
+
+def test_a_dead_holders_capacity_goes_to_the_waiter_in_the_same_commit(bench: Bench) -> None:
+    holder = bench.allocate(dead_process(), cpu=4000)
+    waiter = bench.allocate(identify(), cpu=4000, wait_ns=600 * SECOND)
+    crash(bench.writer)
+    taken, granted = bench.last(holder), bench.last(waiter)
+    assert (taken.type, granted.type) == ("reclaimed", "allocated")
+    assert taken.recorded_at == granted.recorded_at
+
+
+def test_a_reservation_of_a_dead_process_is_taken_back(bench: Bench) -> None:
+    reserved = bench.allocate(dead_process(), reserve_ns=600 * SECOND)
+    assert reserved.state == "reserved"
+    crash(bench.writer)
+    assert bench.state(reserved).ended_by == "crashed"
+
+
+def test_what_draws_on_a_dead_holders_allocation_ends_for_its_own_cause(bench: Bench) -> None:
+    dead = dead_process()
+    parent = bench.allocate(dead, cpu=4000)
+    dead_child = bench.allocate(dead, parent=parent.id)
+    live_child = bench.allocate(identify(), parent=parent.id)
+    report = crash(bench.writer)
+    assert report.acted == 2
+    assert bench.state(dead_child).ended_by == "crashed"
+    assert bench.state(live_child).ended_by == "leaked"
+    assert bench.types()["refused"] == 0
+
+
+def test_a_pass_stops_at_its_limit_and_says_so(bench: Bench) -> None:
+    dead = dead_process()
+    for _ in range(3):
+        bench.allocate(dead)
+    bench.allocate(identify())
+    first = crash(bench.writer, limit=2)
+    assert (first.examined, first.acted, first.more) == (4, 2, True)
+    second = crash(bench.writer, limit=2)
+    assert (second.acted, second.more) == (1, False)
+
+
+def test_what_changed_hands_after_the_look_is_not_taken_from_its_new_holder(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocation = bench.allocate(dead_process())
+    execute = bench.writer.execute
+
+    def handed_over_first(command: Any) -> Any:
+        monkeypatch.setattr(bench.writer, "execute", execute)
+        execute(
+            Transfer(
+                command_id="hand-over",
+                allocation=allocation.id,
+                claim=Claim(allocation.holder),
+                to_holder="heir",
+                process=identify(),
+            )
+        )
+        return execute(command)
+
+    monkeypatch.setattr(bench.writer, "execute", handed_over_first)
+    assert crash(bench.writer).acted == 0
+    heir = bench.state(allocation)
+    assert (heir.state, heir.holder) == ("active", "heir")
+    assert crash(bench.writer).acted == 0
+
+
+# --- expire --------------------------------------------------------------------------------------
+
+
+def test_an_expired_lease_is_written_down_with_the_end_of_the_lease(bench: Bench) -> None:
+    short = bench.allocate(ttl_ns=5 * SECOND)
+    kept = bench.allocate()
+    bench.clock.ahead = 100 * SECOND
+    report = expire(bench.writer)
+    assert (report.examined, report.acted) == (2, 1)
+    event = bench.last(short)
+    assert isinstance(event.body, Expired)
+    assert event.at == event.body.lease_until == short.lease_until
+    assert event.recorded_at > event.at + 90 * SECOND
+    assert report.details[0]["ended_at"] == event.at
+    assert report.details[0]["positions"] == [event.position]
+    assert bench.state(kept).state == "active"
+    assert expire(bench.writer).acted == 0
+
+
+def test_a_wait_that_is_over_is_written_down_as_timed_out(bench: Bench) -> None:
+    bench.allocate(cpu=4000)
+    waiting = bench.allocate(cpu=1000, wait_ns=5 * SECOND)
+    bench.clock.ahead = 10 * SECOND
+    report = expire(bench.writer)
+    assert [(d["allocation"], d["cause"]) for d in report.details] == [(waiting.id, "timed_out")]
+    assert bench.state(waiting).ended_by == "timed_out"
+
+
+def test_details_are_bounded_where_the_ends_are_many(bench: Bench) -> None:
+    for _ in range(5):
+        bench.allocate(cpu=100, ttl_ns=SECOND)
+    bench.clock.ahead = 5 * SECOND
+    dry = expire(bench.writer, limit=2, dry_run=True)
+    assert (dry.acted, len(dry.details)) == (5, 2)
+    done = expire(bench.writer, limit=2)
+    assert (done.acted, len(done.details)) == (5, 2)
+
+
+def test_two_expire_sweeps_at_once_write_each_end_once(bench: Bench) -> None:
+    for _ in range(12):
+        bench.allocate(cpu=100, ttl_ns=SECOND)
+    other = bench.open_again()
+    bench.clock.ahead = 5 * SECOND
+    writers = (bench.writer, other)
+    reports = both(lambda number: expire(writers[number]))
+    other.close()
+    assert sum(report.acted for report in reports) == 12
+    assert bench.types()["expired"] == 12
+
+
+def test_threads_that_share_a_writer_report_each_end_once(bench: Bench) -> None:
+    for _ in range(12):
+        bench.allocate(cpu=100, ttl_ns=SECOND)
+    bench.clock.ahead = 5 * SECOND
+    reports = both(lambda number: expire(bench.writer))
+    assert sum(report.acted for report in reports) == 12
+
+
+# --- ending --------------------------------------------------------------------------------------
+
+
+def test_an_ending_returns_with_its_cause_when_its_process_is_gone(bench: Bench) -> None:
+    with sleeper() as (made, identity):
+        allocation = bench.allocate(identity)
+        bench.ask_to_end(allocation)
+        assert ending(bench.writer).acted == 0
+        assert bench.state(allocation).state == "ending"
+        made.say()
+        made.wait()
+        report = ending(bench.writer)
+    assert (report.examined, report.acted) == (1, 1)
+    body = bench.last(allocation).body
+    assert isinstance(body, Reclaimed)
+    assert (body.cause, body.enforced, body.evidence["how"]) == ("forced", True, "gone")
+
+
+def test_the_crash_sweep_ends_an_ending_with_the_cause_it_was_asked_for(bench: Bench) -> None:
+    dead = dead_process()
+    allocation = bench.allocate(dead)
+    bench.ask_to_end(allocation)
+    report = crash(bench.writer)
+    assert report.details[0]["cause"] == "forced"
+    assert bench.state(allocation).ended_by == "forced"
+    assert ending(bench.writer).examined == 0
+
+
+def test_past_its_grace_a_process_tree_is_ended(bench: Bench) -> None:
+    code = "pid = os.fork()\nif pid: say(os.getpid(), pid)\ntime.sleep(60)"
+    with child(code) as made:
+        root, below = (identify(int(pid)) for pid in made.hear())
+        allocation = bench.allocate(root)
+        bench.ask_to_end(allocation)
+        bench.clock.ahead = 31 * SECOND
+        would = ending(bench.writer, dry_run=True)
+        assert would.acted == 1
+        assert str(root.pid) in would.details[0]["would"]
+        assert observe(root).liveness is Liveness.ALIVE
+        report = ending(bench.writer)
+        assert observe(root).liveness is Liveness.DEAD
+        assert observe(below).liveness is Liveness.DEAD
+    assert report.acted == 1
+    body = bench.last(allocation).body
+    assert isinstance(body, Reclaimed)
+    assert body.enforced
+    assert sorted(body.evidence["terminated"]) == sorted([root.pid, below.pid])
+    assert body.evidence["killed"] == body.evidence["left"] == []
+    assert body.evidence["liveness"] == "dead"
+
+
+def test_what_ignores_term_is_killed(bench: Bench) -> None:
+    with child(STUBBORN) as made:
+        identity = identify(made.hear_pid())
+        allocation = bench.allocate(identity)
+        bench.ask_to_end(allocation, grace_ns=0)
+        assert ending(bench.writer, term_grace_s=0.1).acted == 1
+    body = bench.last(allocation).body
+    assert isinstance(body, Reclaimed)
+    assert body.evidence["killed"] == [identity.pid]
+    assert "KILL" in body.reason
+
+
+def test_a_process_that_is_not_ours_to_stop_is_named_unenforced_and_lives_on(
+    bench: Bench,
+) -> None:
+    with sleeper() as (_, identity):
+        allocation = bench.allocate(identity)
+        bench.ask_to_end(allocation, enforced=False, grace_ns=0)
+        assert "unenforced" in ending(bench.writer, dry_run=True).details[0]["would"]
+        assert ending(bench.writer).acted == 1
+        assert observe(identity).liveness is Liveness.ALIVE
+    body = bench.last(allocation).body
+    assert isinstance(body, Reclaimed)
+    assert not body.enforced
+    assert not bench.state(allocation).enforced
+
+
+def test_what_is_left_running_beyond_reach_makes_the_ending_unenforced(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sleeper() as (_, identity):
+        allocation = bench.allocate(identity)
+        bench.ask_to_end(allocation, grace_ns=0)
+        # As for a process of another user: the kernel would not let us signal it.
+        monkeypatch.setattr(endings, "_end_tree", lambda root, grace_s: Ended((), (), (root,)))
+        assert ending(bench.writer).acted == 1
+    body = bench.last(allocation).body
+    assert isinstance(body, Reclaimed)
+    assert not body.enforced
+    assert body.evidence["left"] == [identity.pid]
+    assert body.evidence["liveness"] == "alive"
+    assert str(identity.pid) in body.reason
+
+
+@pytest.mark.parametrize("pid", [1, os.getpid()])
+def test_a_sweep_ends_neither_init_nor_itself(bench: Bench, pid: int) -> None:
+    allocation = bench.allocate(identify(pid))
+    bench.ask_to_end(allocation, grace_ns=0)
+    assert "unenforced" in ending(bench.writer, dry_run=True).details[0]["would"]
+    assert ending(bench.writer).acted == 1
+    body = bench.last(allocation).body
+    assert isinstance(body, Reclaimed)
+    assert not body.enforced
+    assert body.evidence["left"] == [pid]
+
+
+def test_an_ending_elsewhere_is_left_to_whoever_sees_it_until_a_longer_grace_is_over(
+    bench: Bench,
+) -> None:
+    allocation = bench.allocate(elsewhere(identify()))
+    bench.ask_to_end(allocation, grace_ns=0)
+    assert ending(bench.writer).acted == 0
+    bench.clock.ahead = FOREIGN_GRACE_NS + SECOND
+    assert ending(bench.writer).acted == 1
+    body = bench.last(allocation).body
+    assert isinstance(body, Reclaimed)
+    assert not body.enforced
+    assert body.evidence["liveness"] == "unknown"
+
+
+def test_a_pass_over_endings_stops_at_its_limit(bench: Bench) -> None:
+    dead = dead_process()
+    for _ in range(3):
+        bench.ask_to_end(bench.allocate(dead))
+    first = ending(bench.writer, limit=2)
+    assert (first.acted, first.more) == (2, True)
+    assert ending(bench.writer, limit=2).acted == 1
+
+
+def test_two_ending_sweeps_at_once_act_once(bench: Bench) -> None:
+    dead = dead_process()
+    for _ in range(4):
+        bench.ask_to_end(bench.allocate(dead))
+    other = bench.open_again()
+    sweeps = (lambda: ending(bench.writer), lambda: crash(other))
+    reports = both(lambda number: sweeps[number]())
+    other.close()
+    assert sum(report.acted for report in reports) == 4
+    assert bench.types()["reclaimed"] == 4
+    assert bench.types()["refused"] == 0
+
+
+# --- by name, and by the scheduler ---------------------------------------------------------------
+
+
+def test_sweeps_run_by_name_and_in_the_order_asked_for(bench: Bench) -> None:
+    names = [report.name for report in run_sweeps(bench.writer, ["ending", "expire", "ending"])]
+    assert names == ["ending", "expire"]
+    assert [report.name for report in run_sweeps(bench.writer)] == list(SWEEPS)
+
+
+def test_an_unknown_sweep_is_refused_before_any_has_run(bench: Bench) -> None:
+    bench.allocate(dead_process())
+    with pytest.raises(InvalidInput, match="no sweep 'crush'") as caught:
+        run_sweeps(bench.writer, ["crash", "crush"])
+    assert "crash" in caught.value.hint
+    assert bench.types()["reclaimed"] == 0
+
+
+def test_the_scheduler_sweeps_until_it_is_stopped(bench: Bench) -> None:
+    dead = dead_process()
+    first = bench.allocate(dead)
+    sweeping = start_sweeps(bench.writer, interval_s=0.05, names=["crash"])
+    assert eventually(lambda: bench.state(first).state == "ended")
+    again = bench.allocate(dead)
+    assert eventually(lambda: bench.state(again).state == "ended")
+    sweeping.stop()
+    sweeping.stop()
+    left = bench.allocate(dead)
+    assert not any(thread.name.startswith("APScheduler") for thread in threading.enumerate())
+    assert bench.state(left).state == "active"
+
+
+def test_a_sweep_that_fails_logs_one_line_and_runs_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = threading.Semaphore(0)
+
+    def broken(writer: Writer, **_: object) -> SweepReport:
+        ran.release()
+        raise LedgerUnavailable("the disk is full", "free some space")
+
+    monkeypatch.setitem(SWEEPS, "crash", broken)
+    with (
+        caplog.at_level(logging.ERROR, logger="leasebook.sweeps"),
+        start_sweeps(bench.writer, interval_s=0.02, names=["crash"]),
+    ):
+        for _ in range(3):
+            assert ran.acquire(timeout=20)
+    texts = {record.getMessage() for record in caplog.records}
+    assert texts == {"sweep crash failed: the disk is full; free some space"}
+
+
+def test_a_fault_in_a_sweep_is_one_line_too(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(writer: Writer, **_: object) -> SweepReport:
+        raise ValueError("two\nlines")
+
+    run_logged("crash", broken, bench.writer)
+    assert caplog.messages == ["sweep crash failed: ValueError: two lines"]
+
+
+def test_a_schedule_that_cannot_be_is_refused(bench: Bench) -> None:
+    with pytest.raises(InvalidInput, match="every 0 s"):
+        start_sweeps(bench.writer, interval_s=0)
+    with pytest.raises(InvalidInput, match="no sweep"):
+        start_sweeps(bench.writer, names=["sweep-it-all"])
