@@ -13,17 +13,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ledger.errors import (
-        InvalidInput,
-        LeasebookError,
-        LedgerCorrupt,
-        LedgerReadOnly,
-        LedgerUnavailable,
-        LimitExceeded,
-        NotALedger,
-        Reason,
-        Refused,
-    )
     from leasebook.aio import AsyncResourceManager
     from leasebook.manager import ResourceManager
     from leasebook.values import (
@@ -35,6 +24,17 @@ if TYPE_CHECKING:
         MetricsSnapshot,
         MonitoringFilters,
         ReleaseResult,
+    )
+    from ledger.errors import (
+        InvalidInput,
+        LeasebookError,
+        LedgerCorrupt,
+        LedgerReadOnly,
+        LedgerUnavailable,
+        LimitExceeded,
+        NotALedger,
+        Reason,
+        Refused,
     )
 
 _HOMES = {

@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from functools import wraps
+from functools import update_wrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from ledger.errors import LeasebookError, Refused
 from leasebook.calls import Call, Calls
 from leasebook.manager import RENEWALS_PER_TTL, Ledger
 from leasebook.mapping import duration_in
@@ -28,6 +27,7 @@ from leasebook.values import (
     refused,
 )
 from leasebook.waiting import no_longer_waiting
+from ledger.errors import LeasebookError, Refused
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,21 +36,21 @@ T = TypeVar("T")
 def _call(
     build: Callable[Concatenate[Calls, P], Call[T]],
 ) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
-    @wraps(build)
-    async def method(self: AsyncResourceManager, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def method(self: AsyncResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         call = build(self._calls, *args, **kwargs)
         return call.convert(await self.ledger.writer.execute_async(call.command))
 
+    update_wrapper(method, build)
     return method
 
 
 def _ask(
     question: Callable[Concatenate[Questions, P], T],
 ) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
-    @wraps(question)
-    async def method(self: AsyncResourceManager, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def method(self: AsyncResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.to_thread(question, self._questions, *args, **kwargs)
 
+    update_wrapper(method, question)
     return method
 
 

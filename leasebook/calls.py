@@ -10,13 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ledger import commands as c
-from ledger.amounts import check_name, parse_amounts
-from ledger.errors import InvalidInput
-from ledger.identity import ProcessIdentity
-from ledger.receipts import Receipt
-from ledger.requests import DEFAULT_PRIORITY, NodeSpec
-from ledger.writer import Writer
 from leasebook.mapping import allocate_in, duration_in, node_in, request_in
 from leasebook.settings import default_holder
 from leasebook.values import (
@@ -29,6 +22,13 @@ from leasebook.values import (
     refused,
     result_from,
 )
+from ledger import commands as c
+from ledger.amounts import check_name, parse_amounts
+from ledger.errors import InvalidInput
+from ledger.identity import ProcessIdentity
+from ledger.receipts import Receipt
+from ledger.requests import DEFAULT_PRIORITY, NodeSpec
+from ledger.writer import Writer
 
 if TYPE_CHECKING:
     from leasebook.manager import ResourceManager
@@ -83,9 +83,7 @@ class Calls:
 
     def _released(self, receipt: Receipt) -> ReleaseResult:
         handle = self._handle(receipt)
-        return ReleaseResult(
-            receipt.outcome, handle, receipt.positions, receipt.replayed, receipt
-        )
+        return ReleaseResult(receipt.outcome, handle, receipt.positions, receipt.replayed, receipt)
 
     def _receipt(self, receipt: Receipt) -> Receipt:
         if receipt.outcome == "refused":
@@ -109,7 +107,7 @@ class Calls:
         command_id: str | None,
     ) -> dict[str, Any]:
         """What every command on one allocation needs; the tenant is the allocation's own."""
-        if not isinstance(allocation, str) or not allocation or len(allocation) > 32:
+        if not allocation or len(allocation) > 32:
             raise InvalidInput(
                 f"{str(allocation)[:40]!r} is not an allocation's id", "ids look like A17"
             )
@@ -405,7 +403,8 @@ class Calls:
         check_name("pool", name)
         if (capacity is None) == (nodes is None):
             raise InvalidInput(
-                "a pool takes a capacity or nodes, exactly one of them", "such as cpu=8 memory=16GiB"
+                "a pool takes a capacity or nodes, exactly one of them",
+                "such as cpu=8 memory=16GiB",
             )
         if capacity is not None:
             specs = [node_in(name, capacity, (labels or {}).get(name))]
@@ -442,9 +441,7 @@ class Calls:
                 )
             nodes = {names[0] if names else name: capacity}
         specs = tuple(node_in(n, cap, None) for n, cap in (nodes or {}).items())
-        command = c.ResizePool(
-            command_id=command_id or new_command_id(), pool=name, nodes=specs
-        )
+        command = c.ResizePool(command_id=command_id or new_command_id(), pool=name, nodes=specs)
         return Call(command, self._receipt)
 
     def close_pool(self, name: str, *, command_id: str | None = None) -> Call[Receipt]:

@@ -10,17 +10,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import wraps
+from functools import update_wrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from ledger.clock import Reading
-from ledger.errors import LeasebookError, Refused
-from ledger.log import Log
-from ledger.snapshots import Snapshots
-from ledger.wake import Bell
-from ledger.writer import Writer, begin
 from leasebook.calls import Call, Calls, new_command_id
 from leasebook.questions import Questions
 from leasebook.settings import ledger_path, which_ledger
@@ -35,6 +29,12 @@ from leasebook.values import (
     result_from,
 )
 from leasebook.waiting import Waiter, no_longer_waiting
+from ledger.clock import Reading
+from ledger.errors import LeasebookError, Refused
+from ledger.log import Log
+from ledger.snapshots import Snapshots
+from ledger.wake import Bell
+from ledger.writer import Writer, begin
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -97,22 +97,21 @@ class Ledger:
 def _call(
     build: Callable[Concatenate[Calls, P], Call[T]],
 ) -> Callable[Concatenate[ResourceManager, P], T]:
-    @wraps(build)
-    def method(self: ResourceManager, *args: P.args, **kwargs: P.kwargs) -> T:
+    def method(self: ResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         call = build(self._calls, *args, **kwargs)
         return call.convert(self.ledger.writer.execute(call.command))
 
-    method.__annotations__ = {}
+    update_wrapper(method, build)
     return method
 
 
 def _ask(
     question: Callable[Concatenate[Questions, P], T],
 ) -> Callable[Concatenate[ResourceManager, P], T]:
-    @wraps(question)
-    def method(self: ResourceManager, *args: P.args, **kwargs: P.kwargs) -> T:
+    def method(self: ResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return question(self._questions, *args, **kwargs)
 
+    update_wrapper(method, question)
     return method
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leasebook.settings import DEFAULT_TTL_NS
+from leasebook.when import rfc3339
 from ledger.amounts import (
     check_name,
     format_amounts,
@@ -23,8 +25,6 @@ from ledger.events import Event, Refused
 from ledger.identity import ProcessIdentity
 from ledger.receipts import Receipt
 from ledger.requests import DEFAULT_PRIORITY, NodeSpec, Placement, Request
-from leasebook.settings import DEFAULT_TTL_NS
-from leasebook.when import rfc3339
 
 Json = dict[str, Any]
 
@@ -111,7 +111,9 @@ def allocate_in(
 def node_in(name: str, capacity: Mapping[str, Any], labels: Mapping[str, str] | None) -> NodeSpec:
     """A node's announcement from a caller's words. A capacity of 0 may be said."""
     check_name("node", name)
-    return NodeSpec(name, parse_amounts(capacity, allow_zero=True), dict(labels) if labels else None)
+    return NodeSpec(
+        name, parse_amounts(capacity, allow_zero=True), dict(labels) if labels else None
+    )
 
 
 # --- out -----------------------------------------------------------------------------------------

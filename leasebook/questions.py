@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING, Any
 
+from leasebook.mapping import pool_out
+from leasebook.settings import default_holder
+from leasebook.values import AllocationHandle, MetricsSnapshot, MonitoringFilters, refused
+from leasebook.when import rfc3339
 from ledger.book import Allocation, Book
 from ledger.codec import from_row
 from ledger.commands import Redact
@@ -13,10 +18,6 @@ from ledger.errors import InvalidInput, Reason, Refused
 from ledger.events import Event
 from ledger.receipts import Receipt, fold_allocation
 from ledger.writer import Writer
-from leasebook.mapping import pool_out
-from leasebook.settings import default_holder
-from leasebook.values import AllocationHandle, MetricsSnapshot, MonitoringFilters, refused
-from leasebook.when import rfc3339
 from projections.stories import Story, story_of_allocation, story_of_refusal
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Questions:
         task: str | None = None,
         tenant: str | None = None,
         state: str | None = None,
-    ) -> list[AllocationHandle]:
+    ) -> Seq[AllocationHandle]:
         """What is held or waits now, in order of request; each filter narrows it."""
         wanted = {"pool": pool, "holder": holder, "task": task, "tenant": tenant, "state": state}
         wanted = {name: value for name, value in wanted.items() if value is not None}
@@ -102,7 +103,7 @@ class Questions:
         found.sort(key=lambda a: a.position)
         return [AllocationHandle(self._manager, a) for a in found]
 
-    def pools(self) -> list[dict[str, Any]]:
+    def pools(self) -> Seq[dict[str, Any]]:
         """Every pool without its nodes."""
         return self._writer.read(
             lambda book, now: [pool_out(book, p, nodes=False) for p in book.pools.values()]
@@ -124,12 +125,12 @@ class Questions:
             )
         return found
 
-    def quotas(self) -> list[dict[str, Any]]:
+    def quotas(self) -> Seq[dict[str, Any]]:
         """Every quota, with what is held under it, in canonical text."""
         from ledger.amounts import format_amounts
         from ledger.rules.quotas import held
 
-        def rows(book: Book, now: int) -> list[dict[str, Any]]:
+        def rows(book: Book, now: int) -> Seq[dict[str, Any]]:
             return [
                 {
                     "tenant": tenant,

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ledger.errors import InvalidInput
 from leasebook.values import AllocationRequest
+from ledger.errors import InvalidInput
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Quantity = int | float | str

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from leasebook.mapping import allocation_out, result_out
 from ledger.amounts import format_amounts
 from ledger.book import Allocation
 from ledger.errors import Reason, Refused
 from ledger.receipts import Receipt
 from ledger.requests import DEFAULT_PRIORITY, Placement
-from leasebook.mapping import allocation_out, result_out
 
 if TYPE_CHECKING:
     from leasebook.manager import ResourceManager
@@ -165,9 +165,7 @@ class AllocationHandle:
 
     def adjust(self, **amounts: Any) -> AllocationHandle:
         """Hold other amounts; see :meth:`ResourceManager.adjust`."""
-        return self._bound().adjust(
-            self.id, amounts, token=self.fencing_token, tenant=self.tenant
-        )
+        return self._bound().adjust(self.id, amounts, token=self.fencing_token, tenant=self.tenant)
 
     def release(self) -> ReleaseResult:
         """Give it back; see :meth:`ResourceManager.release`."""

@@ -50,7 +50,7 @@ class Waiter:
             state = self._writer.present(allocation)
         return state, min(LOOK_FOR_CRASHES_EVERY_S, due + 0.001)
 
-    def _subscribe(self, allocation: str, wake: Callable[[], None]) -> Callable[[], None]:
+    def _subscribe(self, allocation: str, wake: Callable[[], object]) -> Callable[[], None]:
         def heard(events: list[Event]) -> None:
             if any(e.allocation == allocation or e.allocation is None for e in events):
                 wake()
@@ -108,9 +108,7 @@ class Waiter:
                 if done(state) or (left is not None and left <= 0):
                     return state
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(
-                        wake.wait(), pause if left is None else min(pause, left)
-                    )
+                    await asyncio.wait_for(wake.wait(), pause if left is None else min(pause, left))
         finally:
             stop()
 

@@ -7,7 +7,7 @@ Nodes and allocations are values: an event replaces them, it never changes them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from heapq import heappush
+from heapq import heapify, heappush
 from typing import Any
 
 from ledger.policy import Policy
@@ -151,7 +151,7 @@ class Pool:
             self.name, self.kind, self.consumable, self.policy, self.space.fork(), self.opened_at
         )
         copy.closed = self.closed
-        copy.held = self.held.copy()
+        copy.held = {key: totals.copy() for key, totals in self.held.items()}
         return copy
 
 
@@ -270,7 +270,7 @@ class Book:
         allocation = self.allocations.get(parent)
         if allocation is None or allocation.state != "active":
             return None
-        return Space(parent, {p.node: _lending(p) for p in allocation.placements})
+        return Space(parent, {p.node: lending(p) for p in allocation.placements})
 
     def spaces(self) -> list[Space]:
         """Every space there is, pools first."""
@@ -282,6 +282,13 @@ class Book:
         if due is not None:
             heappush(self.due, (due, allocation.position, allocation.id))
 
+    def renew_reminders(self) -> None:
+        """Make the heap of reminders anew, so that it holds one for each allocation at most."""
+        live = self.allocations.values()
+        self.due = [(a.due, a.position, a.id) for a in live if a.due is not None]
+        heapify(self.due)
 
-def _lending(placement: Placement) -> Node:
+
+def lending(placement: Placement) -> Node:
+    """The node that an allocation is to what draws on it: its own share, nothing of it lent yet."""
     return Node(placement.node, placement.amounts, {}, placement.devices or {}, {}, {})

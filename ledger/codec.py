@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, get_args
 
-from ledger.canonical import canonical_json, checked_json, loads
+import orjson
+
+from ledger.canonical import canonical_json, checked_json
 from ledger.chain import digest_of, link, metadata_hash
 from ledger.errors import LedgerCorrupt, LedgerReadOnly
 from ledger.events import AnyBody, Cause, Event
@@ -222,16 +224,17 @@ def to_row(event: Event, previous: bytes) -> Row:
 
 def from_row(row: Row) -> Event:
     """The event that a row stores. Raises UnknownEvent, and LedgerCorrupt for what is no event."""
-    (position, at, recorded_at, type_, schema, tenant, pool, allocation, holder, task) = row[:10]
+    position, at, recorded_at, type_, schema, tenant, pool = row[:7]
+    allocation, holder, task, command_id, text, metadata_text = row[7:13]
     try:
-        data = loads(row.data)
+        data = orjson.loads(text)
         cause = None
-        if row.command_id is not None:
+        if command_id is not None:
             cause = Cause(
-                row.command_id, data.pop("digest"), data.pop("item", None), data.pop("items", None)
+                command_id, data.pop("digest"), data.pop("item", None), data.pop("items", None)
             )
         body = decode_body(type_, schema, data)
-        metadata = None if row.metadata is None else loads(row.metadata)
+        metadata = None if metadata_text is None else orjson.loads(metadata_text)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise LedgerCorrupt(
             f"event {position} ({type_}) cannot be read: {error}",

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import assert_never
 
 from ledger import commands as c
+from ledger.amounts import check_name
 from ledger.book import Allocation, Book
+from ledger.canonical import canonical_json
 from ledger.content import content_digest
-from ledger.errors import Reason
+from ledger.errors import InvalidInput, Reason
 from ledger.events import (
     AlertCleared,
     AlertRaised,
@@ -36,12 +38,11 @@ from ledger.rules.answers import Draft, No
 from ledger.rules.validity import (
     MAX_BATCH,
     check_amounts,
-    check_name,
     check_nodes,
     check_request,
 )
-from ledger.errors import InvalidInput
 
+_LEDGERS_OWN = (c.WriteDue, c.TakeCheckpoint)
 Targeting = c.Confirm | c.Adjust | c.Renew | c.Release | c.Transfer | c.Withdraw | c.Reclaim
 Pooling = (
     c.OpenPool
@@ -147,14 +148,15 @@ def _refuse_batch(book: Book, command: c.AllocateBatch, failed: Event, now: int)
 
 def check(command: c.AnyCommand) -> None:
     """Raise InvalidInput for what can never be right."""
-    if isinstance(command, c.WriteDue | c.TakeCheckpoint):
+    if isinstance(command, _LEDGERS_OWN):
         return
     check_name("command id", command.command_id)
     check_name("tenant", command.tenant)
     if isinstance(command, c.Allocate):
         check_name("pool", command.pool)
         check_name("holder", command.holder)
-        check_name("task", command.task)
+        if command.task is not None:
+            check_name("task", command.task)
         check_request(command.request)
         _check_metadata(command)
     elif isinstance(command, c.AllocateBatch):
@@ -164,8 +166,6 @@ def check(command: c.AnyCommand) -> None:
 
 
 def _check_metadata(command: c.Allocate) -> None:
-    from ledger.canonical import canonical_json
-
     if command.metadata and len(canonical_json(command.metadata)) > 16_384:
         raise InvalidInput("metadata is larger than 16 KiB", "keep it elsewhere and name it here")
 
@@ -189,10 +189,10 @@ def _check_other(command: c.AnyCommand) -> None:
     for name in ("pool", "holder", "task", "by", "to_holder", "to_task", "alert"):
         value = getattr(command, name, None)
         if value is not None:
-            check_name({"by": "name", "to_holder": "holder", "to_task": "task"}.get(name, name), value)
-    if isinstance(command, c.OpenPool):
-        check_nodes(command.nodes)
-    elif isinstance(command, c.ResizePool):
+            check_name(
+                {"by": "name", "to_holder": "holder", "to_task": "task"}.get(name, name), value
+            )
+    if isinstance(command, c.OpenPool | c.ResizePool):
         check_nodes(command.nodes)
     elif isinstance(command, c.JoinNode):
         check_nodes((command.node,))
@@ -330,9 +330,7 @@ def _record(book: Book, draft: Draft, command: Recording, cause: Cause) -> No | 
     match command:
         case c.StartTask():
             if (tenant, command.task) in book.tasks:
-                return No(
-                    Reason.ALREADY_EXISTS, f"task {command.task!r} has been started already"
-                )
+                return No(Reason.ALREADY_EXISTS, f"task {command.task!r} has been started already")
             draft.add(TaskStarted(command.by), tenant=tenant, task=command.task, cause=cause)
         case c.FinishTask():
             body = TaskFinished(command.by, command.outcome)
@@ -356,9 +354,7 @@ def _record(book: Book, draft: Draft, command: Recording, cause: Cause) -> No | 
             fact = Corrected(command.corrects, command.reason, command.by, command.facts)
             draft.add(fact, tenant="", cause=cause)
         case c.Redact():
-            gone = Redacted(
-                command.position, command.metadata_sha256, command.reason, command.by
-            )
+            gone = Redacted(command.position, command.metadata_sha256, command.reason, command.by)
             draft.add(gone, tenant="", cause=cause)
         case c.OpenLedger():
             if command.epoch <= book.epoch:

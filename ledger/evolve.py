@@ -7,7 +7,6 @@ events); :func:`evolve` is what it does to the whole book.
 from __future__ import annotations
 
 from dataclasses import replace
-from heapq import heapify
 from typing import assert_never
 
 from ledger.book import (
@@ -17,6 +16,7 @@ from ledger.book import (
     Book,
     Pool,
     Space,
+    lending,
     node_from,
 )
 from ledger.errors import LedgerCorrupt
@@ -42,8 +42,8 @@ from ledger.events import (
     PoolClosed,
     PoolOpened,
     PoolResized,
-    QuotaSet,
     Queued,
+    QuotaSet,
     Reclaimed,
     Redacted,
     Refused,
@@ -63,10 +63,14 @@ from ledger.policy import Policy
 from ledger.requests import Amounts, Placement
 
 HOLDERS_REMEMBERED = 10_000
+REMINDERS_SPARE = 1_000
+"""How many reminders of ended allocations may lie about before they are cleared away."""
+GRANTS = (Allocated, Reserved)
+_ENDS = (Released, Expired, Reclaimed, Withdrawn)
 
 
-def _begun(event: Event, body: Queued | Allocated | Reserved) -> Allocation:
-    """The allocation as its first event makes it."""
+def _queued(event: Event, body: Queued) -> Allocation:
+    """The allocation as a place in the queue makes it."""
     assert event.allocation is not None and event.pool is not None and event.holder is not None
     return Allocation(
         event.allocation,
@@ -79,33 +83,41 @@ def _begun(event: Event, body: Queued | Allocated | Reserved) -> Allocation:
         body.request,
         event.at,
         body.request.amounts,
+        deadline=body.until,
         gang=body.gang,
     )
 
 
 def _granted(
-    allocation: Allocation | None, event: Event, body: Allocated | Reserved
+    first: Allocation | None, event: Event, body: Allocated | Reserved
 ) -> Allocation:
     """The allocation as a grant makes it. Written out: this is the hottest path of a fold."""
-    first = _begun(event, body) if allocation is None else allocation
-    is_grant = type(body) is Allocated
+    allocation_id = event.allocation
+    assert allocation_id is not None and event.pool is not None and event.holder is not None
+    lease_until = max_age_until = until = granted_at = None
+    if type(body) is Allocated:
+        state, granted_at = "active", event.at
+        lease_until, max_age_until = body.lease_until, body.max_age_until
+    else:
+        assert isinstance(body, Reserved)
+        state, until = "reserved", body.until
     return Allocation(
-        first.id,
-        first.position,
-        "active" if is_grant else "reserved",
-        first.tenant,
-        first.holder,
-        first.task,
-        first.pool,
+        allocation_id,
+        int(allocation_id[1:]) if first is None else first.position,
+        state,
+        event.tenant,
+        event.holder if first is None else first.holder,
+        event.task if first is None else first.task,
+        event.pool,
         body.request,
-        first.requested_at,
+        event.at if first is None else first.requested_at,
         body.amounts,
         body.placements,
         event.position,
-        event.at if is_grant else None,
-        body.lease_until if isinstance(body, Allocated) else None,
-        body.max_age_until if isinstance(body, Allocated) else None,
-        body.until if isinstance(body, Reserved) else None,
+        granted_at,
+        lease_until,
+        max_age_until,
+        until,
         body.strategy,
         body.gang,
     )
@@ -128,10 +140,10 @@ def advance(allocation: Allocation | None, event: Event) -> Allocation | None:
     Events that do not concern an allocation's state leave it as it is.
     """
     body = event.body
-    if isinstance(body, Allocated | Reserved):
+    if isinstance(body, GRANTS):
         return _granted(allocation, event, body)
     if isinstance(body, Queued):
-        return replace(_begun(event, body), deadline=body.until)
+        return _queued(event, body)
     if allocation is None:
         return None
     if isinstance(body, Released):
@@ -191,28 +203,24 @@ def _changed(allocation: Allocation, event: Event) -> Allocation:
     return allocation
 
 
-def _change(held: Amounts, amounts: Amounts, sign: int) -> Amounts:
-    result = held.copy()
-    for resource, amount in amounts.items():
-        left = result.get(resource, 0) + sign * amount
-        if left:
-            result[resource] = left
-        else:
-            result.pop(resource, None)
-    return result
-
-
 def _count(pool: Pool, allocation: Allocation, amounts: Amounts, sign: int) -> None:
     """Keep the totals per tenant and per holder. What is drawn on a parent counts there already."""
     if allocation.request.parent is not None:
         return
     held = pool.held
-    for key in ((allocation.tenant, None), (allocation.tenant, allocation.holder)):
-        left = _change(held.get(key, {}), amounts, sign)
-        if left:
-            held[key] = left
-        else:
-            held.pop(key, None)
+    tenant = allocation.tenant
+    for key in ((tenant, None), (tenant, allocation.holder)):
+        totals = held.get(key)
+        if totals is None:
+            totals = held[key] = {}
+        for resource, amount in amounts.items():
+            left = totals.get(resource, 0) + sign * amount
+            if left:
+                totals[resource] = left
+            else:
+                totals.pop(resource, None)
+        if not totals:
+            del held[key]
 
 
 def _space(book: Book, allocation: Allocation) -> Space:
@@ -248,22 +256,57 @@ def _give_back(space: Space, placements: tuple[Placement, ...]) -> None:
     space.freed = True
 
 
+def _lend_anew(space: Space, placements: tuple[Placement, ...]) -> None:
+    """An adjusted allocation lends what it has now; what draws on it keeps what it has."""
+    for placement in placements:
+        node = lending(placement)
+        lent = space.nodes[placement.node]
+        node.in_use, node.cards_in_use = lent.in_use, lent.cards_in_use
+        space.nodes[placement.node] = node
+    space.freed = True
+
+
 def _store(book: Book, before: Allocation | None, after: Allocation) -> None:
-    """Put the allocation's new state in, or take an ended one out."""
-    if after.state == "ended":
-        del book.allocations[after.id]
-    else:
-        book.allocations[after.id] = after
-        if before is None or after.due != before.due or after.state != before.state:
-            book.set_due(after)
-    if before is not None and (after.state == "ended" or before.holder != after.holder):
-        key = (before.tenant, before.holder)
-        ids = book.by_holder[key]
-        del ids[after.id]
-        if not ids:
-            del book.by_holder[key]
-    if after.state != "ended" and (before is None or before.holder != after.holder):
+    """Put the allocation's new state in."""
+    book.allocations[after.id] = after
+    if before is None or after.due != before.due or after.state != before.state:
+        book.set_due(after)
+    if before is None or before.holder != after.holder:
+        if before is not None:
+            _forget_holder(book, before)
         book.by_holder.setdefault((after.tenant, after.holder), {})[after.id] = None
+
+
+def _forget_holder(book: Book, before: Allocation) -> None:
+    key = (before.tenant, before.holder)
+    ids = book.by_holder[key]
+    del ids[before.id]
+    if not ids:
+        del book.by_holder[key]
+
+
+def _begin_allocation(book: Book, event: Event, body: Allocated | Reserved) -> None:
+    """Take what was granted at once, without a wait."""
+    after = _granted(None, event, body)
+    _take(_space(book, after), after.placements, event.position)
+    _count(book.pools[after.pool], after, after.amounts, 1)
+    _store(book, None, after)
+
+
+def _end_allocation(book: Book, before: Allocation) -> None:
+    """Take an allocation out of the book. Its ended state is not made here: the book keeps none."""
+    if before.state in LIVE:
+        _give_back(_space(book, before), before.placements)
+        _count(book.pools[before.pool], before, before.amounts, -1)
+    else:
+        space = _space(book, before)
+        space.waiting.pop(before.id, None)
+        space.freed = True
+    book.lent.pop(before.id, None)
+    del book.allocations[before.id]
+    _forget_holder(book, before)
+    if len(book.due) > 2 * len(book.allocations) + REMINDERS_SPARE:
+        book.renew_reminders()
 
 
 def _evolve_allocation(book: Book, event: Event) -> None:
@@ -271,6 +314,13 @@ def _evolve_allocation(book: Book, event: Event) -> None:
     allocation_id = event.allocation
     assert allocation_id is not None
     before = book.allocations.get(allocation_id)
+    body = event.body
+    if before is None and isinstance(body, GRANTS):
+        _begin_allocation(book, event, body)
+        return
+    if before is not None and isinstance(body, _ENDS):
+        _end_allocation(book, before)
+        return
     after = advance(before, event)
     if after is None:
         raise LedgerCorrupt(
@@ -300,8 +350,8 @@ def _evolve_allocation(book: Book, event: Event) -> None:
         space = _space(book, after)
         space.waiting.pop(after.id, None)
         space.freed = True
-    if after.state == "ended":
-        book.lent.pop(after.id, None)
+    if type(event.body) is Adjusted and after.id in book.lent:
+        _lend_anew(book.lent[after.id], after.placements)
     _store(book, before, after)
 
 
@@ -330,9 +380,7 @@ def _extend_time(book: Book, body: TimeExtended) -> None:
                 deadline=deadline,
                 max_age_until=None if cap is None else cap + body.by_ns,
             )
-    live = book.allocations.values()
-    book.due = [(a.due, a.position, a.id) for a in live if a.due is not None]
-    heapify(book.due)
+    book.renew_reminders()
 
 
 def _open_pool(book: Book, event: Event, body: PoolOpened) -> None:
@@ -398,7 +446,7 @@ def _remember_refusal(book: Book, event: Event, body: Refused) -> None:
     recent.pop(key, None)
     recent[key] = (event.position, event.at)
     horizon = event.at - REFUSAL_WINDOW_NS
-    for old in [k for k, (_, at) in zip(list(recent), list(recent.values())) if at <= horizon]:
+    for old in [k for k, (_, at) in recent.items() if at <= horizon]:
         del recent[old]
 
 

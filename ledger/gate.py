@@ -165,7 +165,11 @@ class Gate:
                 f"the gate {self.path} cannot be opened ({error.strerror})",
                 "check the permissions of the ledger's folder",
             ) from error
-        if self._owner is not None and os.geteuid() == 0 and os.fstat(fd).st_uid == 0:
+        made = os.fstat(fd)
+        if made.st_uid == os.geteuid() and made.st_mode & 0o600 != 0o600:
+            # The umask took away what the owner needs.
+            os.fchmod(fd, 0o600)
+        if self._owner is not None and os.geteuid() == 0 and made.st_uid == 0:
             os.fchown(fd, self._owner.st_uid, self._owner.st_gid)
         return fd
 

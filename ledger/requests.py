@@ -8,8 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ledger.amounts import CARD_RESOURCES
 from ledger.identity import ProcessIdentity
 from ledger.quick import quick
+
+__all__ = [
+    "CARD",
+    "CARD_RESOURCES",
+    "DEFAULT_PRIORITY",
+    "PRIORITIES",
+    "Amounts",
+    "Devices",
+    "NodeSpec",
+    "Placement",
+    "Request",
+]
 
 Amounts = dict[str, int]
 Devices = dict[str, dict[str, int]]
@@ -19,8 +32,6 @@ PRIORITIES = ("low", "normal", "high", "critical")
 DEFAULT_PRIORITY = "normal"
 CARD = 1000
 """Base units of one whole card."""
-CARD_RESOURCES = frozenset({"gpu"})
-"""Resources that come in cards: capacity counts per card, so halves of two are not a whole one."""
 
 
 @quick

@@ -14,7 +14,7 @@ from typing import Any
 
 from ledger.errors import LeasebookError, LedgerUnavailable
 from ledger.gate import Gate, holders_of
-from ledger.sqlite_driver import connect, sqlite3, translate, translated
+from ledger.sqlite_driver import DRIVER_ERRORS, connect, sqlite3, translate, translated
 from ledger.sqlite_file import beside, choose_journal, needs_immutable
 
 FORK_PATIENCE_S = 5.0
@@ -47,7 +47,7 @@ class Connections:
         try:
             with self._read_lock:
                 return (self._reader or self._connect_reader()).execute(sql, parameters).fetchall()
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise self.translate(error) from error
 
     def copy_into(self, target: sqlite3.Connection) -> None:
@@ -67,7 +67,7 @@ class Connections:
             source.backup(target)
         except sqlite3.OperationalError:
             raise
-        except sqlite3.DatabaseError as error:
+        except DRIVER_ERRORS as error:
             raise self.translate(error) from error
         finally:
             source.close()
@@ -87,7 +87,7 @@ class Connections:
         try:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
-        except sqlite3.Error:
+        except DRIVER_ERRORS:
             self._writer = None
             writer.close()
 
@@ -107,11 +107,11 @@ class Connections:
                 writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             )
             writer.execute(f"PRAGMA busy_timeout = {int(self.patience_s * 1000)}").close()
-        except sqlite3.Error:
+        except DRIVER_ERRORS:
             # The redaction itself is committed, so this is no failure of it; it stays pending.
             self.erasure_pending = True
 
-    def translate(self, error: sqlite3.Error) -> LeasebookError:
+    def translate(self, error: Exception) -> LeasebookError:
         """The exception of the house for one of the driver, naming who holds the lock."""
         files = (self.path, beside(self.path, "-shm"))
         return translate(error, self.path, held_by=lambda: holders_of(files))

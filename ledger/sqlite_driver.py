@@ -25,7 +25,15 @@ else:
     except ImportError:
         import sqlite3
 
-__all__ = ["SQLITE_VERSION", "connect", "sqlite3", "translate", "translated", "wal_reset_bug"]
+__all__ = [
+    "DRIVER_ERRORS",
+    "SQLITE_VERSION",
+    "connect",
+    "sqlite3",
+    "translate",
+    "translated",
+    "wal_reset_bug",
+]
 
 SQLITE_VERSION: str = sqlite3.sqlite_version
 
@@ -93,7 +101,13 @@ def connect(
     return connection
 
 
-def _code_of(error: sqlite3.Error) -> int:
+DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What the driver raises; the second where damaged text stands in what it wants to say."""
+
+
+def _code_of(error: Exception) -> int:
+    if isinstance(error, UnicodeDecodeError):
+        return _CORRUPT
     code = getattr(error, "sqlite_errorcode", None)
     if isinstance(code, int):
         return code
@@ -101,10 +115,8 @@ def _code_of(error: sqlite3.Error) -> int:
     return next((number for part, number in _CODE_OF_TEXT if part in text), 0)
 
 
-def translate(
-    error: sqlite3.Error, path: Path, *, held_by: Callable[[], str] = str
-) -> LeasebookError:
-    """The exception of the house for an error of the driver.
+def translate(error: Exception, path: Path, *, held_by: Callable[[], str] = str) -> LeasebookError:
+    """The exception of the house for one of :data:`DRIVER_ERRORS`.
 
     ``held_by`` tells who holds the lock; it is asked only when the error is about one.
     """
@@ -138,7 +150,8 @@ def translate(
     if code == _CANTOPEN:
         return LedgerUnavailable(
             f"{path} cannot be opened ({error})",
-            "check that the file exists and the permissions of the file and its folder",
+            "check the permissions of the file and its folder; on a read-only medium, copy it together"
+            " with its -wal file to a folder that can be written",
         )
     if code == _CONSTRAINT:
         return LedgerCorrupt(
@@ -167,5 +180,5 @@ class translated:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, DRIVER_ERRORS):
             raise translate(error, self._path) from error

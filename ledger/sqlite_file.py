@@ -110,9 +110,13 @@ def needs_immutable(path: Path) -> bool:
     """Whether the file can only be read by promising SQLite that nobody writes it.
 
     So it is for a file in WAL mode in a place where SQLite cannot make its two companions, as on a
-    read-only medium. Where a companion with content exists the promise would be a lie.
+    read-only medium. Where a write-ahead log holds something, or is in use, the promise would be a
+    lie.
     """
-    if beside(path, "-wal").exists() or _writable(path.parent):
+    wal = beside(path, "-wal")
+    if wal.exists() and (wal.stat().st_size or beside(path, "-shm").exists()):
+        return False
+    if _writable(path.parent):
         return False
     with path.open("rb") as file:
         return file.read(100)[_WAL_VERSIONS_AT : _WAL_VERSIONS_AT + 2] == b"\x02\x02"

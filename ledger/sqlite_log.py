@@ -16,7 +16,7 @@ from ledger.errors import LedgerCorrupt, LedgerReadOnly, LedgerUnavailable
 from ledger.gate import PATIENCE_S, Gate
 from ledger.log import COLUMNS, EMPTY, Head, Row
 from ledger.sqlite_connections import Connections
-from ledger.sqlite_driver import sqlite3
+from ledger.sqlite_driver import DRIVER_ERRORS, sqlite3
 from ledger.sqlite_file import (
     beside,
     create_file,
@@ -217,7 +217,7 @@ class _SqliteTransaction:
         except BaseException as error:
             self._roll_back()
             log.gate.release()
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, DRIVER_ERRORS):
                 raise log._files.translate(error) from error
             raise
         return self
@@ -236,7 +236,7 @@ class _SqliteTransaction:
                     log._files.wipe()
             else:
                 self._roll_back()
-        except sqlite3.Error as failure:
+        except DRIVER_ERRORS as failure:
             self._roll_back()
             raise log._files.translate(failure) from failure
         finally:
@@ -259,7 +259,7 @@ class _SqliteTransaction:
         """As :meth:`ledger.log.Transaction.append`."""
         try:
             self._connection.executemany(_APPEND, rows)
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise self._log._files.translate(error) from error
 
     def rows_of_command(self, tenant: str, command_id: str) -> list[Row]:
@@ -278,7 +278,7 @@ class _SqliteTransaction:
             self._connection.execute("PRAGMA trusted_schema = ON").close()
             changed = self._connection.execute(_ERASE, (position,)).rowcount
             self._connection.execute("PRAGMA trusted_schema = OFF").close()
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise self._log._files.translate(error) from error
         if changed != 1:
             raise LedgerCorrupt(
@@ -291,7 +291,7 @@ class _SqliteTransaction:
     def _select(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         try:
             return self._connection.execute(sql, parameters).fetchall()
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise self._log._files.translate(error) from error
 
     def _roll_back(self) -> None:

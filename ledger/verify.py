@@ -51,12 +51,12 @@ class VerifyResult:
         }
 
 
-def verify(log: Log, *, notes: Iterable[NotedHead] = ()) -> VerifyResult:
+def verify(log: Log, *, notes: Iterable[tuple[int, bytes]] = ()) -> VerifyResult:
     """Check a log from its first position to its last.
 
     ``notes`` are heads from signed checkpoints or earlier runs: with them it also shows when the
-    log's end was cut off, or when everything from some position on was written anew. Plain pairs of
-    position and hash will do.
+    log's end was cut off, or when everything from some position on was written anew. Each is a
+    :class:`NotedHead`, or a plain pair of position and hash.
 
     Raises: :class:`~ledger.errors.InvalidInput` for a note that cannot be a head,
     :class:`~ledger.errors.LedgerUnavailable` when the log cannot be read; damage is a
@@ -83,7 +83,7 @@ class _Fault(Exception):
 class _Check:
     """One pass over a log."""
 
-    def __init__(self, log: Log, notes: Iterable[NotedHead]) -> None:
+    def __init__(self, log: Log, notes: Iterable[tuple[int, bytes]]) -> None:
         self._log = log
         self._noted: dict[int, set[bytes]] = {}
         for position, hash_ in notes:
@@ -120,12 +120,17 @@ class _Check:
             if row[0] != position:
                 raise _Fault(position, f"event {position} is missing; {row[0]} follows", row[14])
             digest = row[13]
-            if _digest(row, metadata_hash(row[12])) != digest:
-                if row[12] is not None:
-                    reason = f"event {position} was changed: its digest differs"
-                    raise _Fault(position, reason, row[14])
+            try:
+                sound = digest_of(*row[:12], metadata_hash(row[12])) == digest
+                following = link(last, digest)
+            except _MISFITS:
+                sound, following = False, b""
+            if not sound and (row[12] is not None or not following):
+                reason = f"event {position} was changed: its digest differs"
+                raise _Fault(position, reason, row[14])
+            if not sound:
                 self._unproven.add(position)
-            last = link(last, digest)
+            last = following
             if last != row[14]:
                 reason = f"event {position} does not follow the one before it: its hash differs"
                 raise _Fault(position, reason, row[14])
@@ -172,11 +177,11 @@ class _Check:
         """Look beyond a fault for the redactions of rows before it, so as not to blame those."""
         try:
             for row in rows if self._unproven else ():
-                whole = link(last, row.digest) == row.hash
-                if whole and row.type == "redacted" and _digest(row, NO_METADATA) == row.digest:
+                whole = _digest(row, NO_METADATA) == row.digest
+                if whole and row.type == "redacted" and link(last, row.digest) == row.hash:
                     self._believe(row)
                 last = row.hash
-        except LedgerCorrupt:
+        except (LedgerCorrupt, *_MISFITS):
             return
 
     def _bad(self, fault: _Fault | None) -> VerifyResult:
@@ -194,11 +199,15 @@ class _Check:
         return VerifyResult(False, before, head, fault.position, self._redacted, fault.reason)
 
 
+# What the computation of a digest raises on values that no sound row holds: a schema beyond 32 bits,
+# or a damaged cell whose text has become a number.
+_MISFITS = (StructError, TypeError, AttributeError, ValueError)
+
+
 def _digest(row: Row, metadata_sha256: bytes) -> bytes:
     try:
         return digest_of(*row[:12], metadata_sha256)
-    except StructError:
-        # A number that no sound row holds, such as a schema beyond 32 bits.
+    except _MISFITS:
         return b""
 
 

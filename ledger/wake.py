@@ -22,7 +22,7 @@ def _short(directory: Path) -> Iterator[str]:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         short = f"/proc/self/fd/{descriptor}"
-        yield short if os.path.isdir(short) else str(directory)  # noqa: PTH112
+        yield short if os.path.isdir(short) else str(directory)
     finally:
         os.close(descriptor)
 
@@ -40,7 +40,7 @@ class Bell:
     def ring(self) -> None:
         """Wake every other process that listens on this ledger."""
         try:
-            names = os.listdir(self.directory)  # noqa: PTH208
+            names = os.listdir(self.directory)
         except OSError:
             return
         own = None if self._path is None else self._path.name

@@ -93,8 +93,10 @@ def sentence(event: Event) -> str:
                 f" waits, for {kept} at most ({body.reason})"
             )
         case Allocated():
-            waited = "" if body.queued_at is None else (
-                f" after waiting {_seconds(event.at - body.queued_at)}"
+            waited = (
+                ""
+                if body.queued_at is None
+                else (f" after waiting {_seconds(event.at - body.queued_at)}")
             )
             bound = _bound(body, event)
             return (
@@ -171,7 +173,9 @@ def story_of_allocation(events: Sequence[Event], now: int) -> Story:
         if isinstance(body, Reclaimed):
             facts["evidence"] = body.evidence
     assert allocation is not None
-    return Story(allocation.id, _answer(allocation, events, now), steps_of(events), facts, allocation)
+    return Story(
+        allocation.id, _answer(allocation, events, now), steps_of(events), facts, allocation
+    )
 
 
 def _answer(allocation: Allocation, events: Sequence[Event], now: int) -> str:
@@ -182,7 +186,11 @@ def _answer(allocation: Allocation, events: Sequence[Event], now: int) -> str:
         return f"{name} ended: its {what} was over {_seconds(now - due)} ago"
     if allocation.state == "ended":
         ending = next(
-            (e for e in reversed(events) if e.type in ("released", "expired", "reclaimed", "withdrawn")),
+            (
+                e
+                for e in reversed(events)
+                if e.type in ("released", "expired", "reclaimed", "withdrawn")
+            ),
             events[-1],
         )
         return f"{name} ended ({allocation.ended_by}): {sentence(ending)}"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from ledger.book import Allocation, Book, Pool, Space
+from ledger.book import Allocation, Book, Node, Pool, Space
 from ledger.commands import Allocate
 from ledger.errors import Reason
 from ledger.events import Allocated, Cause, Queued, Refused, Reserved
-from ledger.requests import PRIORITIES, Amounts, Placement, Request
+from ledger.requests import CARD, PRIORITIES, Amounts, Placement, Request
 from ledger.rules.answers import Draft, No
+from ledger.rules.capacity import place_on
 from ledger.rules.explain import must_wait, never_fits, no_room
 from ledger.rules.leases import bounds
 from ledger.rules.placement import place
-from ledger.rules.waiting import in_the_way
 from ledger.rules.quotas import over_quota
+from ledger.rules.waiting import in_the_way
 
 
 def refuse(draft: Draft, command: Allocate, cause: Cause | None, no: No) -> None:
@@ -166,9 +167,7 @@ def _grant(
         )
     else:
         lease_until, max_age_until = bounds(request, pool.policy, draft.now)
-        body = Allocated(
-            request, amounts, placements, lease_until, max_age_until, None, strategy
-        )
+        body = Allocated(request, amounts, placements, lease_until, max_age_until, None, strategy)
     draft.add(
         body,
         tenant=command.tenant,
@@ -217,7 +216,7 @@ def adjustment(
         if refusal is not None:
             return refusal
     old = allocation.placements[0]
-    placement = place_on_same(node, old, wanted, unconditional=not more)
+    placement = _place_on_same(node, old, wanted, unconditional=not more)
     if placement is None:
         request = Request(more, select=None)
         return no_room(book, _only(space, old.node), request, allocation.tenant)
@@ -244,31 +243,26 @@ def _only(space: Space, node: str) -> Space:
     return Space(space.key, {node: space.nodes[node]})
 
 
-def place_on_same(
-    node: object, old: Placement, wanted: Amounts, *, unconditional: bool
+def _place_on_same(
+    node: Node, old: Placement, wanted: Amounts, *, unconditional: bool
 ) -> Placement | None:
-    """The new placement on the node that holds the old one.
+    """The new placement on the node that holds the old one, on the old one's cards where it can.
 
     A shrinking allocation always succeeds (``unconditional``), also on a node that a resize has
-    left over-committed: only then can it heal.
+    left over-committed: only then can it heal. So it is placed as if the node had grown to fit.
     """
-    from ledger.book import Node, cards_of
-    from ledger.rules.capacity import place_on
-
-    assert isinstance(node, Node)
     without = node.plus(old, -1)
     if unconditional:
-        roomy = {r: max(without.capacity.get(r, 0), node.in_use.get(r, 0)) for r in node.in_use}
-        cards = {r: {**cards_of({r: roomy[r]}).get(r, {}), **node.cards.get(r, {})} for r in node.cards}
-        for resource, shares in (old.devices or {}).items():
-            for card, amount in shares.items():
-                cards[resource].setdefault(card, amount)
-        without = Node(
-            without.name,
-            roomy,
-            without.labels,
-            cards,
-            without.in_use,
-            without.cards_in_use,
-        )
+        without = _roomy(without, node.in_use, old)
     return place_on(without, wanted, old.devices)
+
+
+def _roomy(node: Node, in_use: Amounts, old: Placement) -> Node:
+    capacity = {r: max(node.capacity.get(r, 0), amount) for r, amount in in_use.items()}
+    cards = {r: dict(there) for r, there in node.cards.items()}
+    for resource, shares in (old.devices or {}).items():
+        for card, amount in shares.items():
+            cards.setdefault(resource, {}).setdefault(card, max(amount, CARD))
+    return Node(
+        node.name, capacity, node.labels, cards, node.in_use, node.cards_in_use, node.cordoned
+    )

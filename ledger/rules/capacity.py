@@ -64,6 +64,12 @@ def place_on(node: Node, amounts: Amounts, keep: Devices | None = None) -> Place
 
 def fits_empty(node: Node, amounts: Amounts) -> bool:
     """Whether the amounts would fit if nothing were in use."""
+    capacity = node.capacity
+    for resource, amount in amounts.items():
+        if amount > capacity.get(resource, 0):
+            return False
+    if CARD_RESOURCES.isdisjoint(amounts):
+        return True
     empty = Node(node.name, node.capacity, node.labels, node.cards, {}, {})
     return place_on(empty, amounts) is not None
 

@@ -81,9 +81,7 @@ def never_fits(space: Space, request: Request) -> No | None:
             f"no node of {space.key} carries the wanted labels {request.select}",
             "see `leasebook pool show` for the labels there are",
         )
-    short = {
-        r: a - largest.get(r, 0) for r, a in request.amounts.items() if a > largest.get(r, 0)
-    }
+    short = {r: a - largest.get(r, 0) for r, a in request.amounts.items() if a > largest.get(r, 0)}
     return No(
         Reason.EXCEEDS_POOL,
         f"no single node of {space.key} is large enough for this, even with nothing in use",

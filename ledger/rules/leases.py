@@ -25,7 +25,9 @@ def bounds(request: Request, policy: Policy, now: int) -> tuple[int | None, int 
     limits = [age for age in (request.max_age_ns, policy.max_age_ns) if age is not None]
     max_age_until = now + min(limits) if limits else None
     lease_until = now + request.ttl_ns
-    return (lease_until if max_age_until is None else min(lease_until, max_age_until)), max_age_until
+    return (
+        lease_until if max_age_until is None else min(lease_until, max_age_until)
+    ), max_age_until
 
 
 def renewed_until(allocation: Allocation, ttl_ns: int | None, now: int) -> int | No:

@@ -12,6 +12,8 @@ from ledger.rules.capacity import carries, fits_empty, place_on
 def eligible(nodes: Iterable[Node], request: Request) -> Iterable[Node]:
     """The nodes that a request may land on, in the pool's order, whatever they have in use."""
     select = request.select
+    if not select:
+        return (node for node in nodes if not node.cordoned)
     return (node for node in nodes if not node.cordoned and carries(node, select))
 
 
@@ -60,5 +62,7 @@ def place(
 
 def could_ever_fit(nodes: Iterable[Node], request: Request) -> bool:
     """Whether some node, cordoned or not, is large enough if nothing were in use."""
-    select = request.select
-    return any(carries(node, select) and fits_empty(node, request.amounts) for node in nodes)
+    for node in nodes:
+        if carries(node, request.select) and fits_empty(node, request.amounts):
+            return True
+    return False

@@ -19,12 +19,23 @@ def held(book: Book, tenant: str, holder: str | None, pool: str | None) -> Amoun
 
 
 def over_quota(
-    book: Book, tenant: str, holder: str, pool: str, more: Amounts, *, ever: bool = False
+    book: Book,
+    tenant: str,
+    holder: str,
+    pool: str,
+    more: Amounts,
+    *,
+    ever: bool = False,
+    holder_only: bool = False,
 ) -> No | None:
-    """Why ``more`` would break a quota, or None. With ``ever``: even if nothing else were held."""
+    """Why ``more`` would break a quota, or None.
+
+    With ``ever``: even if nothing else were held. With ``holder_only`` the tenant's own quota does
+    not count, since what changes hands within a tenant is no more than before.
+    """
     if not book.quotas:
         return None
-    for who in (None, holder):
+    for who in (holder,) if holder_only else (None, holder):
         for where in (None, pool):
             limits = book.quotas.get((tenant, who, where))
             if limits is None or (where is not None and where not in book.pools):

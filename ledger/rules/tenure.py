@@ -48,9 +48,7 @@ def confirm(
     if allocation.state != "reserved":
         return _not_held(allocation, "be confirmed")
     policy = book.pools[allocation.pool].policy
-    draft.on(
-        allocation, Confirmed(*bounds(allocation.request, policy, draft.now)), cause=cause
-    )
+    draft.on(allocation, Confirmed(*bounds(allocation.request, policy, draft.now)), cause=cause)
     return None
 
 
@@ -152,10 +150,14 @@ def transfer(
         )
     if command.to_holder != allocation.holder and allocation.request.parent is None:
         over = over_quota(
-            book, allocation.tenant, command.to_holder, allocation.pool, allocation.amounts
+            book,
+            allocation.tenant,
+            command.to_holder,
+            allocation.pool,
+            allocation.amounts,
+            holder_only=True,
         )
-        # Only the new holder's own quota can stand in the way: the tenant holds no more than before.
-        if over is not None and "tenant" not in over.message.split(" may hold")[0].split()[0]:
+        if over is not None:
             return over
     draft.add(
         Transferred(allocation.holder, command.claim.who, command.process, lease_until),

@@ -6,48 +6,28 @@ command that passes here can break the accounts.
 
 from __future__ import annotations
 
+from ledger.amounts import AMOUNT_MAX, RESOURCES_MAX, check_name, check_resource_name
 from ledger.errors import InvalidInput
 from ledger.policy import STRATEGIES
 from ledger.requests import CARD, CARD_RESOURCES, PRIORITIES, Amounts, NodeSpec, Request
 
-MAX_AMOUNT = 2**63 - 1
 MAX_TIME_NS = 10 * 366 * 86_400 * 1_000_000_000
 """Ten years: the longest ttl, wait or age."""
-MAX_RESOURCES = 32
-MAX_NAME = 200
 MAX_BATCH = 10_000
 MAX_NODES = 20_000
 MAX_LABELS = 64
 
 
-def check_name(kind: str, name: str | None) -> None:
-    """A name of a pool, node, holder, task or tenant: 1 to 200 printable characters."""
-    if name is None:
-        return
-    if (
-        type(name) is not str
-        or not 0 < len(name) <= MAX_NAME
-        or not name.isprintable()
-        or name != name.strip()
-    ):
-        shown = repr(name if len(str(name)) <= 60 else str(name)[:60] + "…")
-        raise InvalidInput(
-            f"{shown} cannot be a {kind}: it takes 1 to {MAX_NAME} printable characters without"
-            " space at either end",
-            "choose another name",
-        )
-
-
 def check_amounts(amounts: Amounts, *, least: int = 1) -> None:
     """Whole base units, from ``least`` to 2⁶³ − 1, of 1 to 32 resources; cards whole or one's share."""
-    if not 1 <= len(amounts) <= MAX_RESOURCES:
+    if not 1 <= len(amounts) <= RESOURCES_MAX:
         raise InvalidInput(
-            f"{len(amounts)} resources were named; it takes 1 to {MAX_RESOURCES}",
+            f"{len(amounts)} resources were named; it takes 1 to {RESOURCES_MAX}",
             "name what is needed, such as cpu=2",
         )
     for resource, amount in amounts.items():
-        check_name("resource", resource)
-        if type(amount) is not int or not least <= amount <= MAX_AMOUNT:
+        check_resource_name(resource)
+        if type(amount) is not int or not least <= amount <= AMOUNT_MAX:
             raise InvalidInput(
                 f"{amount!r} base units of {resource} is not an amount: it takes a whole number"
                 f" from {least} to 2^63-1",

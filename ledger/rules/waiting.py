@@ -87,9 +87,7 @@ def grant(
         until = draft.now + request.reserve_ns
         draft.on(
             waiting,
-            Reserved(
-                request, request.amounts, placements, until, waiting.requested_at, strategy
-            ),
+            Reserved(request, request.amounts, placements, until, waiting.requested_at, strategy),
         )
         return
     lease_until, max_age_until = bounds(request, book.pools[waiting.pool].policy, draft.now)

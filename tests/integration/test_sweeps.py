@@ -40,17 +40,18 @@ STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN); say(os.getpid()); tim
 
 
 class HandClock:
-    """The machine's clocks, put forward by hand: elapsed time, not a jump."""
+    """The machine's clocks, put forward by hand: time that passed, or that was slept through."""
 
     def __init__(self) -> None:
         self.ahead = 0
+        self.slept = 0
         self._read = machine_clock()
 
     def __call__(self) -> Reading:
         real = self._read()
         return real._replace(
-            wall=real.wall + self.ahead,
-            boot=real.boot + self.ahead,
+            wall=real.wall + self.ahead + self.slept,
+            boot=real.boot + self.ahead + self.slept,
             monotonic=real.monotonic + self.ahead,
         )
 
@@ -391,6 +392,19 @@ def test_an_expired_lease_is_written_down_with_the_end_of_the_lease(bench: Bench
     assert report.details[0]["positions"] == [event.position]
     assert bench.state(kept).state == "active"
     assert expire(bench.writer).acted == 0
+
+
+def test_time_slept_through_ends_no_lease(bench: Bench) -> None:
+    allocation = bench.allocate(ttl_ns=60 * SECOND)
+    bench.clock.slept = 3600 * SECOND
+    assert expire(bench.writer).acted == 0
+    after = bench.state(allocation)
+    assert after.state == "active"
+    assert after.lease_until is not None
+    assert allocation.lease_until is not None
+    assert after.lease_until >= allocation.lease_until + 3600 * SECOND
+    bench.clock.ahead = 90 * SECOND
+    assert expire(bench.writer).acted == 1
 
 
 def test_a_wait_that_is_over_is_written_down_as_timed_out(bench: Bench) -> None:

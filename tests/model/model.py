@@ -32,6 +32,7 @@ class Held:
     cards: Devices = field(default_factory=dict)
     token: int = 0
     since: int | None = None
+    granted_at: int | None = None
     lease: int | None = None
     ttl: int | None = None
     by_process: bool = False
@@ -202,7 +203,7 @@ class Model:
 
     def begin(self, held: Held, now: int) -> None:
         """The lease begins."""
-        held.state, held.deadline = "active", None
+        held.state, held.deadline, held.granted_at = "active", None, now
         if held.ttl is None:
             return
         ages = [held.request.max_age_ns, self.pools[held.pool].max_age]

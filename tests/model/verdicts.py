@@ -223,7 +223,9 @@ def on_pool(model: Model, command: object) -> set[str]:
     """A command on a pool, a quota or a policy."""
     match command:
         case OpenPool():
-            return {"already_exists"} if command.pool in model.pools else GRANTED
+            there = model.pools.get(command.pool)
+            held = any(held.pool == command.pool for held in model.live())
+            return GRANTED if there is None or (there.closed and not held) else {"already_exists"}
         case SetQuota():
             known = command.pool is None or command.pool in model.pools
             return GRANTED if known else {"no_such_pool"}

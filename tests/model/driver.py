@@ -1,0 +1,67 @@
+"""What stands between the state machine and the ledger: the pure core, or a writer over a log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ledger.book import Allocation, Book
+from ledger.commands import AnyCommand
+from ledger.events import Event
+from ledger.fields import book_digest
+from ledger.step import is_due, settle_due, take_step
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one command came to: all new events, and those that are its direct effect."""
+
+    events: list[Event]
+    own: list[Event]
+
+
+class Driver(Protocol):
+    """Gives time and commands to a ledger."""
+
+    book: Book
+
+    def settle(self, now: int) -> list[Event]:
+        """Write down what time has ended."""
+        ...
+
+    def take(self, command: AnyCommand, now: int, ended: Allocation | None) -> Taken:
+        """Give one command; ``ended`` is its allocation where that has ended."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+class PureDriver:
+    """The pure core on a book in memory. Every step is tried on an overlay first."""
+
+    def __init__(self) -> None:
+        self.book = Book()
+
+    def settle(self, now: int) -> list[Event]:
+        """As :meth:`Driver.settle`."""
+        events: list[Event] = []
+        while is_due(self.book, now):
+            more = settle_due(self.book, now)
+            assert more, "what is due is written down, or it is not due"
+            events += more
+        return events
+
+    def take(self, command: AnyCommand, now: int, ended: Allocation | None) -> Taken:
+        """As :meth:`Driver.take`. An overlay decides the same and leaves the book alone."""
+        before = book_digest(self.book)
+        tried = take_step(self.book.fork(), command, now, ended)
+        assert book_digest(self.book) == before
+        step = take_step(self.book, command, now, ended)
+        assert step.events == tried.events
+        assert step.own == tried.own
+        return Taken(step.events, list(step.own))
+
+    def close(self) -> None:
+        """Nothing to let go of."""

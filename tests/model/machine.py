@@ -1,0 +1,475 @@
+"""The state machine: it draws commands, gives them to a ledger and to the model, and compares."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from ledger.book import Allocation, Book
+from ledger.codec import from_row, to_row
+from ledger.commands import (
+    Adjust,
+    Allocate,
+    AllocateBatch,
+    AnyCommand,
+    Claim,
+    ClosePool,
+    Confirm,
+    CordonNode,
+    ExtendTime,
+    JoinNode,
+    LeaveNode,
+    OpenLedger,
+    OpenPool,
+    Reclaim,
+    Release,
+    Renew,
+    RenewHolder,
+    ResizePool,
+    SetPolicy,
+    SetQuota,
+    TakeCheckpoint,
+    Transfer,
+    Withdraw,
+)
+from ledger.errors import InvalidInput
+from ledger.events import Checkpointed, Event, Queued, Refused
+from ledger.evolve import advance, evolve
+from ledger.fields import book_digest, dump, load
+from ledger.log import GENESIS, Row
+from ledger.requests import NodeSpec, Request
+from tests.model import strategies as draw
+from tests.model.apply import apply, expect_grant, refusals_of_all
+from tests.model.checks import over, same_as_model, whole_cards_are_exclusive
+from tests.model.driver import Driver, PureDriver, Taken
+from tests.model.model import Held, Model
+from tests.model.verdicts import (
+    on_allocate,
+    on_pool,
+    on_renew_holder,
+    on_targeted,
+    ready,
+)
+
+ENDINGS = ("released", "expired", "reclaimed", "withdrawn")
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Commands against the pure core; a subclass may put another driver underneath."""
+
+    def make_driver(self) -> Driver:
+        """The ledger under test."""
+        return PureDriver()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.driver = self.make_driver()
+        self.model = Model()
+        self.now = 1000
+        self.commands = 0
+        self.rows: list[Row] = []
+        self.shadow = Book()
+        self.folded: dict[str, Allocation] = {}
+        self.over: set[tuple[str, ...]] = set()
+        self.resized = False
+
+    # --- giving commands ------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """A fresh command id."""
+        self.commands += 1
+        return f"c{self.commands}"
+
+    def pass_time(self, by: int) -> None:
+        """Let time pass, and let the ledger write down what it has ended."""
+        self.now += by
+        while True:
+            gone = self.model.pass_time(self.now)
+            events = self.driver.settle(self.now)
+            self.absorb(events)
+            kinds = [event.type in ENDINGS for event in events]
+            assert kinds == sorted(kinds, reverse=True), "nothing is granted before all has ended"
+            self.expect_endings(events, gone)
+            self.expect_handed_on(events)
+            if not events:
+                return
+            self.now += 1
+
+    def give(self, command: Any, by: int) -> Taken | None:
+        """Let time pass and give one command; None when it can never be right."""
+        self.pass_time(by)
+        note(f"{self.now}: {command}")
+        self.resized = isinstance(command, ResizePool)
+        target = self.folded.get(getattr(command, "allocation", ""))
+        ended = target if target is not None and target.ended_at is not None else None
+        try:
+            taken = self.driver.take(command, self.now, ended)
+        except InvalidInput:
+            assert book_digest(self.driver.book) == book_digest(self.shadow)
+            return None
+        self.absorb(taken.events)
+        return taken
+
+    def settle_command(self, taken: Taken, gone: list[Held]) -> None:
+        """Compare what a command brought about beside its own events."""
+        self.expect_endings(taken.events, gone)
+        positions = {event.position for event in taken.own}
+        self.expect_handed_on([e for e in taken.events if e.position not in positions])
+        self.compare()
+
+    def one(self, command: Any, allowed: set[str], taken: Taken | None) -> None:
+        """A command of one answer: the answer is allowed, and the model follows it."""
+        assert taken is not None, f"refused as never right; {allowed} expected"
+        assert outcome(taken.own) in allowed, f"{outcome(taken.own)}; {allowed} expected"
+        gone: list[Held] = []
+        if outcome(taken.own) in ("granted", "waiting"):
+            gone = apply(self.model, command, taken.own[0] if taken.own else None, self.now)
+        self.settle_command(taken, gone)
+
+    def absorb(self, events: list[Event]) -> None:
+        """Store each event and read it back; what is read must lead to the same book."""
+        for event in events:
+            previous = self.rows[-1].hash if self.rows else GENESIS
+            row = to_row(event, previous)
+            back = from_row(row)
+            assert back == event
+            assert event.position == len(self.rows) + 1
+            assert event.recorded_at == self.now
+            assert event.at <= event.recorded_at
+            if isinstance(event.body, Checkpointed):
+                assert event.body.book == book_digest(self.shadow)
+            self.rows.append(row)
+            evolve(self.shadow, back)
+            self.fold_allocation(back)
+
+    def fold_allocation(self, event: Event) -> None:
+        """Follow one allocation; its fencing token only ever grows."""
+        if event.allocation is None:
+            return
+        before = self.folded.get(event.allocation)
+        after = advance(before, event)
+        if after is None:
+            return
+        assert before is None or after.token == before.token or after.token > before.token
+        assert after.ended_at is None or after.ended_at >= (after.granted_at or after.requested_at)
+        self.folded[event.allocation] = after
+
+    def expect_endings(self, events: list[Event], gone: list[Held]) -> None:
+        """Exactly what the model says has ended, then and thus."""
+        ended = [e.allocation for e in events if e.type in ENDINGS and e.allocation]
+        assert len(ended) == len(set(ended))
+        found = {id: (self.folded[id].ended_at, self.folded[id].ended_by) for id in ended}
+        assert found == {held.id: (held.ended_at, held.ended_by) for held in gone}
+
+    def expect_handed_on(self, events: list[Event]) -> None:
+        """What was granted from the queue was next in it, and nobody whose turn has come waits."""
+        for event in events:
+            if event.type in ENDINGS:
+                continue
+            assert event.allocation is not None, event
+            held = self.model.get(event.allocation)
+            assert held is not None, event
+            assert ready(self.model, held), f"it was not the turn of {held.id}"
+            expect_grant(self.model, held, event, self.now)
+        left = [held.id for held in self.model.all if ready(self.model, held)]
+        assert not left, f"the turn of {left} has come"
+
+    def compare(self) -> None:
+        """The book is what the model says, and what the events say."""
+        same_as_model(self.model, self.driver.book)
+        whole_cards_are_exclusive(self.model)
+        now_over = over(self.model)
+        assert self.resized or now_over <= self.over, "only a resize may leave too little"
+        self.over = now_over
+        assert book_digest(self.driver.book) == book_digest(self.shadow)
+
+    def pick(self, number: int) -> str:
+        """An allocation: mostly one that has not ended, now and then an ended or unknown one."""
+        alive = [held.id for held in self.model.all if held.ended_at is None]
+        if number < 56 and alive:
+            return alive[number % len(alive)]
+        ended = [held.id for held in self.model.all if held.ended_at is not None]
+        return ended[number % len(ended)] if ended and number < 63 else "A999"
+
+    def claim(self, id: str, how: str) -> tuple[str, Claim]:
+        """A tenant and a claim for a command on an allocation, right or wrong."""
+        held = self.model.get(id)
+        if held is None:
+            return "acme", Claim("ann")
+        other = "bob" if held.holder == "ann" else "ann"
+        claims = {
+            "holder": Claim(held.holder),
+            "token": Claim(other, held.token),
+            "operator": Claim("root", operator=True),
+            "other": Claim(other),
+            "stale": Claim(held.holder, held.token - 1),
+            "foreign": Claim(held.holder),
+        }
+        tenant = held.tenant
+        if how == "foreign":
+            tenant = "zeta" if tenant == "acme" else "acme"
+        return tenant, claims[how]
+
+    def targeted(self, kind: Any, pick: int, how: str, by: int, **fields: Any) -> None:
+        """One command on one allocation."""
+        id = self.pick(pick)
+        tenant, claim = self.claim(id, how)
+        command = kind(command_id=self.id, tenant=tenant, allocation=id, claim=claim, **fields)
+        taken = self.give(command, by)
+        self.one(command, on_targeted(self.model, command, self.now), taken)
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    @initialize()
+    def open_the_ledger(self) -> None:
+        """A ledger with two pools."""
+        self.give(OpenLedger(command_id=self.id, ledger_id="L"), 1)
+        for pool, nodes in (("box", draw.BOX), ("gpus", draw.GPUS)):
+            self.pool_command(OpenPool(command_id=self.id, pool=pool, nodes=nodes), 1)
+
+    @rule(by=st.integers(1, 80))
+    def time_passes(self, by: int) -> None:
+        """Nobody does anything for a while."""
+        self.pass_time(by)
+        self.compare()
+
+    @rule(data=st.data(), by=draw.steps, tenant=draw.tenants, holder=draw.holders, pool=draw.pools)
+    def allocate(self, data: st.DataObject, by: int, tenant: str, holder: str, pool: str) -> None:
+        """Somebody asks."""
+        request = data.draw(draw.requests(pool), label="request")
+        self.ask(tenant, holder, pool, request, by)
+
+    @rule(data=st.data(), by=draw.steps, holder=draw.holders, wait=draw.durations)
+    def allocate_and_wait(self, data: st.DataObject, by: int, holder: str, wait: int) -> None:
+        """Somebody asks and keeps a place in the queue."""
+        pool = data.draw(st.sampled_from(draw.POOLS), label="pool")
+        request = data.draw(draw.requests(pool), label="request")
+        self.ask("acme", holder, pool, replace(request, wait_ns=wait, select=None), by)
+
+    @rule(data=st.data(), by=draw.steps, tenant=draw.tenants, holder=draw.holders, pick=draw.picks)
+    def allocate_below(
+        self, data: st.DataObject, by: int, tenant: str, holder: str, pick: int
+    ) -> None:
+        """Somebody asks to draw on an allocation."""
+        parent = self.model.get(self.pick(pick))
+        pool = parent.pool if parent else "box"
+        request = replace(
+            data.draw(draw.requests(pool), label="request"),
+            parent=parent.id if parent else "A999",
+            select=None,
+        )
+        self.ask(tenant, holder, pool, request, by)
+
+    def ask(self, tenant: str, holder: str, pool: str, request: Request, by: int) -> None:
+        """One request."""
+        command = Allocate(
+            command_id=self.id, tenant=tenant, pool=pool, holder=holder, request=request
+        )
+        taken = self.give(command, by)
+        self.one(command, on_allocate(self.model, command), taken)
+
+    @rule(request=draw.nonsense, by=draw.steps)
+    def ask_nonsense(self, request: Request, by: int) -> None:
+        """What can never be right is refused before anything changes."""
+        command = Allocate(command_id=self.id, pool="box", holder="ann", request=request)
+        assert self.give(command, by) is None
+
+    @rule(data=st.data(), by=draw.steps, tenant=draw.tenants, atomic=st.booleans())
+    def allocate_batch(self, data: st.DataObject, by: int, tenant: str, atomic: bool) -> None:
+        """Several requests at once."""
+        id = self.id
+        items = []
+        for _ in range(data.draw(st.integers(1, 4), label="items")):
+            pool = data.draw(st.sampled_from(draw.POOLS), label="pool")
+            request = data.draw(draw.requests(pool, may_wait=not atomic), label="request")
+            holder = data.draw(draw.holders, label="holder")
+            item = Allocate(command_id=id, tenant=tenant, pool=pool, holder=holder, request=request)
+            items.append(item)
+        command = AllocateBatch(command_id=id, tenant=tenant, items=tuple(items), atomic=atomic)
+        taken = self.give(command, by)
+        assert taken is not None
+        if atomic and outcome(taken.own) != "granted":
+            reason = outcome(taken.own)
+            assert len(taken.own) == 1
+            assert reason in refusals_of_all(self.model, items, self.now), reason
+            self.settle_command(taken, [])
+            return
+        assert len(taken.own) == len(items)
+        for item, event in zip(items, taken.own, strict=True):
+            allowed = on_allocate(self.model, item)
+            assert outcome([event]) in allowed, f"{event}; {allowed} expected"
+            if outcome([event]) in ("granted", "waiting"):
+                apply(self.model, item, event, self.now)
+        self.settle_command(taken, [])
+
+    @rule(
+        pick=draw.picks,
+        by=draw.steps,
+        ttl=st.one_of(st.none(), draw.durations),
+        how=st.sampled_from(("holder", "token", "operator", "other", "stale", "foreign")),
+        kind=st.sampled_from((Confirm, Confirm, Renew, Renew, Release, Release, Withdraw)),
+    )
+    def use(self, pick: int, by: int, ttl: int | None, how: str, kind: Any) -> None:
+        """A holder, or somebody who claims to be it, does something with an allocation."""
+        self.targeted(kind, pick, how, by, **({"ttl_ns": ttl} if kind is Renew else {}))
+
+    @rule(pick=draw.picks, by=draw.steps, how=st.sampled_from(("holder", "token", "operator")))
+    def release(self, pick: int, by: int, how: str) -> None:
+        """Something is given back."""
+        self.targeted(Release, pick, how, by)
+
+    @rule(pick=draw.picks, by=draw.steps, amounts=draw.wanted)
+    def adjust(self, pick: int, by: int, amounts: dict[str, int]) -> None:
+        """An allocation shall grow or shrink."""
+        self.targeted(Adjust, pick, "holder", by, amounts=amounts)
+
+    @rule(
+        pick=draw.picks,
+        by=draw.steps,
+        to=draw.holders,
+        bound=st.sampled_from(("as it was", "ttl", "process")),
+        ttl=draw.durations,
+    )
+    def transfer(self, pick: int, by: int, to: str, bound: str, ttl: int) -> None:
+        """An allocation goes to another holder."""
+        self.targeted(
+            Transfer,
+            pick,
+            "holder",
+            by,
+            to_holder=to,
+            process=draw.PROCESS if bound == "process" else None,
+            ttl_ns=ttl if bound == "ttl" else None,
+        )
+
+    @rule(
+        pick=draw.picks,
+        by=draw.steps,
+        alive=st.booleans(),
+        ago=st.sampled_from((None, None, 0, 3, 30)),
+        cause=st.sampled_from(("forced", "crashed", "preempted", "idle")),
+    )
+    def reclaim(self, pick: int, by: int, alive: bool, ago: int | None, cause: str) -> None:
+        """An operator or a sweep takes something back."""
+        self.targeted(
+            Reclaim,
+            pick,
+            "operator",
+            by,
+            cause=cause,
+            process_alive=alive,
+            grace_ns=5,
+            happened_at=None if ago is None else self.now - ago,
+        )
+
+    @rule(tenant=draw.tenants, holder=draw.holders, by=draw.steps, ttl=draw.durations)
+    def renew_holder(self, tenant: str, holder: str, by: int, ttl: int) -> None:
+        """All that a holder holds is renewed with one event."""
+        command = RenewHolder(command_id=self.id, tenant=tenant, holder=holder, ttl_ns=ttl)
+        taken = self.give(command, by)
+        self.one(command, on_renew_holder(self.model, command, self.now), taken)
+
+    @rule(
+        data=st.data(),
+        by=draw.steps,
+        pool=draw.pools,
+        node=draw.nodes,
+        what=st.sampled_from(("resize", "resize", "cordon", "uncordon", "join", "leave", "policy")),
+    )
+    def change_pool(
+        self, data: st.DataObject, by: int, pool: str, node: str, what: str
+    ) -> None:
+        """An operator changes a pool."""
+        about: dict[str, Any] = {"command_id": self.id, "pool": pool}
+        if what in ("resize", "join"):
+            spec = NodeSpec(node, data.draw(draw.capacities, label="capacity"))
+            command: Any = (
+                ResizePool(**about, nodes=(spec,))
+                if what == "resize"
+                else JoinNode(**about, node=spec)
+            )
+        elif what == "policy":
+            command = SetPolicy(**about, policy=data.draw(draw.policies, label="policy"))
+        elif what == "leave":
+            command = LeaveNode(**about, node=node)
+        else:
+            command = CordonNode(**about, node=node, cordoned=what == "cordon")
+        self.pool_command(command, by)
+
+    @rule(
+        by=draw.steps,
+        pool=st.sampled_from(("extra", "extra", "extra", "box", "gpus", "none")),
+        kind=st.sampled_from(("managed", "observed")),
+        close=st.sampled_from((False, False, True)),
+    )
+    def open_or_close_pool(self, by: int, pool: str, kind: str, close: bool) -> None:
+        """A pool comes or goes."""
+        command: AnyCommand
+        if close:
+            command = ClosePool(command_id=self.id, pool=pool)
+        else:
+            command = OpenPool(command_id=self.id, pool=pool, nodes=draw.BOX[:1], kind=kind)
+        self.pool_command(command, by)
+
+    @rule(
+        by=draw.steps,
+        tenant=draw.tenants,
+        holder=st.one_of(st.none(), draw.holders),
+        pool=st.sampled_from((None, None, "box", "gpus", "none")),
+        limits=draw.limits,
+    )
+    def set_quota(
+        self, by: int, tenant: str, holder: str | None, pool: str | None, limits: dict[str, int]
+    ) -> None:
+        """A hard quota is set, changed or lifted."""
+        self.pool_command(
+            SetQuota(command_id=self.id, tenant=tenant, holder=holder, pool=pool, limits=limits), by
+        )
+
+    def pool_command(self, command: Any, by: int) -> None:
+        """A command on a pool, a quota or a policy."""
+        taken = self.give(command, by)
+        self.one(command, on_pool(self.model, command), taken)
+
+    @rule(by=draw.steps, gain=st.integers(1, 20), ago=st.integers(0, 30))
+    def time_is_given_back(self, by: int, gain: int, ago: int) -> None:
+        """Nobody could renew for a while: leases gain that time."""
+        self.pass_time(by)
+        ago = 0  # SKIP extend
+        command = ExtendTime(
+            command_id=self.id, by_ns=gain, since=self.now - ago, until=self.now, why="asleep"
+        )
+        self.one(command, {"granted"}, self.give(command, 0))
+
+    @rule(by=draw.steps)
+    def checkpoint(self, by: int) -> None:
+        """The log takes a digest of the book, which the shadow checks when it reads it."""
+        taken = self.give(TakeCheckpoint(command_id=self.id), by)
+        assert taken is not None
+        assert [event.type for event in taken.events] == ["checkpointed"]
+        self.compare()
+
+    def teardown(self) -> None:
+        """At the end: a fold of all rows from position 1, and a snapshot, lead to the same book."""
+        book = Book()
+        for row in self.rows:
+            evolve(book, from_row(row))
+        digest = book_digest(self.driver.book)
+        assert book_digest(book) == digest
+        assert book_digest(load(dump(self.driver.book))) == digest
+        self.driver.close()
+
+
+def outcome(own: list[Event]) -> str:
+    """The answer to a command: ``granted``, ``waiting``, or the reason of the refusal."""
+    if not own:
+        return "granted"
+    body = own[0].body
+    if isinstance(body, Refused):
+        return str(body.reason)
+    return "waiting" if isinstance(body, Queued) else "granted"
