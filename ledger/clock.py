@@ -19,6 +19,8 @@ JUMP_TOLERANCE_NS = 2_000_000_000
 DRIFT_TOLERANCE = 1_000
 """A wall clock that is being slewed may part from the boot clock by one part in this many."""
 SLEEP_TOLERANCE_NS = 1_000_000_000
+NOTE_AGE_NS = 250_000_000
+"""How old a note may grow before it is written anew."""
 CLOCK_ALERT = "clock_jumped"
 
 _NOTE = Struct(">4sqqqqB36s")
@@ -119,6 +121,21 @@ def tell(reading: Reading, note: ClockNote | None, last_recorded_at: int) -> Tic
     now = max(now, least)
     fresh = ClockNote(now, reading.boot, reading.monotonic, offset, False, reading.boot_id)
     return Tick(now, fresh, slept if slept > SLEEP_TOLERANCE_NS else 0, jump, adopted)
+
+
+def is_fresh(note: ClockNote | None, tick: Tick) -> bool:
+    """Whether the note that a tick was told from does as well as the tick's own.
+
+    Then it need not be written: to one that is a moment older, the next reading comes out the same.
+    """
+    return (
+        note is not None
+        and not note.accept
+        and 0 <= tick.note.boot - note.boot < NOTE_AGE_NS
+        and note.offset == tick.note.offset
+        and note.boot_id == tick.note.boot_id
+        and not (tick.slept_ns or tick.jump_ns or tick.adopted_ns)
+    )
 
 
 def _boot_id() -> str:

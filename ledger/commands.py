@@ -338,9 +338,10 @@ class WriteDue(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeCheckpoint(Command):
-    """Put a digest of the book into the log."""
+    """Put a digest of the book into the log: ``digest``, where the caller has just made it."""
 
     VERB: ClassVar[str] = "checkpoint"
+    digest: str = ""
 
 
 AnyCommand = (

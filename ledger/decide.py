@@ -82,7 +82,7 @@ def decide(
     elif isinstance(command, c.WriteDue):
         leases.write_due(book, draft, command.limit)
     elif isinstance(command, c.TakeCheckpoint):
-        draft.add(Checkpointed(FIELDS, book_digest(book)), tenant="")
+        draft.add(Checkpointed(FIELDS, command.digest or book_digest(book)), tenant="")
     elif isinstance(command, c.AllocateBatch):
         return decide_batch(book, command, now)
     else:

@@ -41,6 +41,7 @@ _BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT = 5, 6, 8, 10, 11
 _FULL, _CANTOPEN, _PROTOCOL, _TOOBIG, _CONSTRAINT, _NOTADB = 13, 14, 15, 18, 19, 26
 _IOERR_CORRUPTFS = 8458
 
+_DAMAGE_TEXTS = ("decode to UTF-8", "unsupported file format")
 _CODE_OF_TEXT = (
     ("locked", _BUSY),
     ("readonly", _READONLY),
@@ -127,8 +128,8 @@ def translate(error: Exception, path: Path, *, held_by: Callable[[], str] = str)
             f"{path} is locked by {held_by() or 'another program'}",
             "end that program or its transaction, then try again",
         )
-    undecodable = "decode to UTF-8" in str(error)
-    if code in (_CORRUPT, _NOTADB) or extended == _IOERR_CORRUPTFS or undecodable:
+    odd = any(part in str(error) for part in _DAMAGE_TEXTS)
+    if code in (_CORRUPT, _NOTADB, _TOOBIG) or extended == _IOERR_CORRUPTFS or odd:
         return LedgerCorrupt(
             f"{path} is damaged ({error})",
             "keep the file as it is, run `leasebook verify`, and restore from a backup",

@@ -31,6 +31,7 @@ PAGE_ROWS = 2_000
 """How many rows one read takes at a time, so that no read transaction is held for long."""
 
 _LAST_POSITION = 2**63 - 1
+_UNKNOWN = -1
 _NAMES = ", ".join(COLUMNS)
 _HEAD = "SELECT position, hash, recorded_at FROM events ORDER BY position DESC LIMIT 1"
 _PAGE = (
@@ -194,12 +195,14 @@ class _SqliteTransaction:
     One object serves all transactions of its log, since the gate lets in one at a time.
     """
 
-    __slots__ = ("_connection", "_log")
+    __slots__ = ("_connection", "_log", "_position", "_seen")
 
     _connection: sqlite3.Connection
 
     def __init__(self, log: SqliteLog) -> None:
         self._log = log
+        self._seen: tuple[sqlite3.Connection, int] | None = None
+        self._position = _UNKNOWN
 
     def __enter__(self) -> _SqliteTransaction:
         log = self._log
@@ -210,10 +213,15 @@ class _SqliteTransaction:
         try:
             self._connection = log._files.writer()
             self._connection.execute("BEGIN IMMEDIATE")
-            # An upgrade may have come by since the ledger was opened.
-            format_ = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if format_ != FORMAT:
-                raise LedgerReadOnly(*(why_wrong_format(log.path, format_) or ("", "")))
+            # It changes with every commit of another connection, and with no other.
+            version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+            if self._seen is None or self._seen != (self._connection, version):
+                self._position = _UNKNOWN
+                # An upgrade may have come by since the last transaction.
+                format_ = self._connection.execute("PRAGMA user_version").fetchone()[0]
+                if format_ != FORMAT:
+                    raise LedgerReadOnly(*(why_wrong_format(log.path, format_) or ("", "")))
+                self._seen = (self._connection, version)
         except BaseException as error:
             self._roll_back()
             log.gate.release()
@@ -247,13 +255,15 @@ class _SqliteTransaction:
         return _head(self._select(_HEAD))
 
     def read(self, after: int) -> Iterator[Row]:
-        """As :meth:`ledger.log.Transaction.read`."""
-        while True:
+        """As :meth:`ledger.log.Transaction.read`; costs no query where nobody else has written."""
+        while after != self._position:
             rows = self._select(_PAGE, (after, _LAST_POSITION))
             yield from map(Row._make, rows)
+            if rows:
+                after = rows[-1][0]
             if len(rows) < PAGE_ROWS:
+                self._position = after
                 return
-            after = rows[-1][0]
 
     def append(self, rows: Iterable[Row]) -> None:
         """As :meth:`ledger.log.Transaction.append`."""
@@ -296,6 +306,7 @@ class _SqliteTransaction:
 
     def _roll_back(self) -> None:
         """Undo, whatever state the failure left; a connection that cannot is dropped."""
+        self._position = _UNKNOWN
         self._log._files.roll_back()
 
 

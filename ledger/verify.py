@@ -188,7 +188,11 @@ class _Check:
         first = min(self._unproven, default=None)
         if fault is None or (first is not None and first < fault.position):
             assert first is not None
-            fault = _Fault(first, f"the metadata of event {first} is gone without a redaction")
+            fault = _Fault(
+                first,
+                f"event {first} was changed, or its metadata went without a redaction: its digest"
+                " differs",
+            )
         before = fault.position - 1
         head = GENESIS
         try:

@@ -9,6 +9,7 @@ commit: they wait for the one under way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from threading import RLock
 from typing import TypeVar
 
@@ -29,8 +30,8 @@ from ledger.commands import (
 )
 from ledger.content import content_digest
 from ledger.errors import InvalidInput, LedgerCorrupt, LedgerReadOnly, LedgerUnavailable, Reason
-from ledger.events import Allocated, Event, Refused, Reserved
-from ledger.evolve import advance, evolve
+from ledger.events import Event, Refused
+from ledger.evolve import GRANTS, advance, evolve
 from ledger.fields import dump
 from ledger.group import Group, Ticket
 from ledger.log import EMPTY, Head, Log, Row, Transaction
@@ -71,6 +72,7 @@ class Writer:
         self._hash = EMPTY.hash
         self._listeners: list[Listener] = []
         self._repeats: dict[int, tuple[Event, int]] = {}
+        self._last_note: tuple[bytes, clocks.ClockNote | None] = (b"", None)
 
     # --- what callers use ------------------------------------------------------------------------
 
@@ -95,8 +97,7 @@ class Writer:
         """
         with self._lock:
             book = self._catch_up(self.log.read)
-            note = clocks.unpack(self.log.gate.read_note())
-            now = clocks.tell(self._clock(), note, book.recorded_at).now
+            now = clocks.tell(self._clock(), self._note(), book.recorded_at).now
             if is_due(book, now):
                 book = book.fork()
                 while is_due(book, now):
@@ -144,8 +145,14 @@ class Writer:
     def _is_late(self) -> bool:
         with self._lock:
             book = self._catch_up(self.log.read)
-            note = clocks.unpack(self.log.gate.read_note())
-            return is_due(book, clocks.tell(self._clock(), note, book.recorded_at).now)
+            return is_due(book, clocks.tell(self._clock(), self._note(), book.recorded_at).now)
+
+    def _note(self) -> clocks.ClockNote | None:
+        """The clock's note beside the log, read again only where it has changed."""
+        raw = self.log.gate.read_note()
+        if raw != self._last_note[0]:
+            self._last_note = (raw, clocks.unpack(raw))
+        return self._last_note[1]
 
     def _known(self, position: int) -> Head | None:
         for row in self.log.read(position - 1, position):
@@ -207,13 +214,14 @@ class Writer:
             listener(events)
 
 
+_ON_AN_ALLOCATION = (Targeted, RecordUsage)
 _NEWS = frozenset({"withdrawn", "ending", "expired", "reclaimed", "released", "adjusted"})
 
 
 def _is_news(event: Event) -> bool:
     """Whether somebody in another process may be waiting to hear of this."""
     body = event.body
-    if isinstance(body, Allocated | Reserved):
+    if isinstance(body, GRANTS):
         return body.queued_at is not None
     return body.TYPE in _NEWS
 
@@ -231,9 +239,10 @@ class _Work:
         self._erase: list[int] = []
         self._by_command: dict[tuple[str, str], list[Event]] = {}
         self._snapshot: tuple[int, bytes] | None = None
-        gate = writer.log.gate
-        tick = clocks.tell(writer._clock(), clocks.unpack(gate.read_note()), self.book.recorded_at)
-        gate.write_note(tick.note.pack())
+        note = writer._note()
+        tick = clocks.tell(writer._clock(), note, self.book.recorded_at)
+        if not clocks.is_fresh(note, tick):
+            writer.log.gate.write_note(tick.note.pack())
         self.tick = tick
         self.now = tick.now
 
@@ -242,19 +251,24 @@ class _Work:
 
         False when more is due than one transaction takes: then no command is taken yet.
         """
-        self._note_clock()
-        self.events += settle_due(self.book, self.now)
+        tick = self.tick
+        if tick.slept_ns or tick.jump_ns or tick.adopted_ns:
+            self._note_clock()
         if is_due(self.book, self.now):
-            return False
-        self._flush_repeats(flush)
+            self.events += settle_due(self.book, self.now)
+            if is_due(self.book, self.now):
+                return False
+        if self.writer._repeats:
+            self._flush_repeats(flush)
         if self.book.position - self.book.checkpoint >= CHECKPOINT_EVERY:
             self._checkpoint()
         return True
 
     def _checkpoint(self) -> None:
+        data = dump(self.book)
         if self.writer.snapshots is not None:
-            self._snapshot = (self.book.position, dump(self.book))
-        self._take(TakeCheckpoint(command_id=""))
+            self._snapshot = (self.book.position, data)
+        self._take(TakeCheckpoint(command_id="", digest=sha256(data).hexdigest()))
 
     def _take(self, command: AnyCommand) -> None:
         self.events += take_step(self.book, command, self.now).events
@@ -343,7 +357,7 @@ class _Work:
             if first:
                 return self._replay(command, first, batch)
         ended = before = None
-        if isinstance(command, Targeted | RecordUsage):
+        if isinstance(command, _ON_AN_ALLOCATION):
             before = self.book.allocations.get(command.allocation)
             if before is None:
                 ended = self._from_log(command.allocation)

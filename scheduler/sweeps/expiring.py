@@ -68,7 +68,7 @@ def _would_settle(writer: Writer) -> Iterable[Event]:
     now = writer.read(lambda book, now: now)
     book = _recorded_book(writer)
     while is_due(book, now):
-        yield from settle_due(book, now)
+        yield from settle_due(book, now, grant=False)
 
 
 def _recorded_book(writer: Writer) -> Book:

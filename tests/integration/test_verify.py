@@ -246,6 +246,17 @@ def test_a_damaged_page_is_a_result_with_its_exact_position(tmp_path: Path) -> N
     assert result.reason == "page 9 is malformed"
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"holder": b"bytes"}, {"data": 7}, {"metadata": b"x"}, {"digest": None}, {"tenant": None}],
+)
+def test_values_of_a_wrong_kind_are_a_change_like_any_other(values: dict[str, Any]) -> None:
+    rows = sample()
+    rows[5] = rows[5]._replace(**values)
+    result = verify(Tampered(rows))
+    assert (result.ok, result.first_bad) == (False, 6)
+
+
 def test_a_change_made_behind_the_triggers_is_found(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with SqliteLog.open(path, create=True) as log, log.transaction() as transaction:

@@ -260,16 +260,16 @@ class Model:
                     nodes[index] = NodeSpec(node.name, {**node.capacity, **spec.capacity}, labels)
 
     def extend(self, by: int, since: int) -> None:
-        """Every lease and every wait that ran at ``since`` gains time."""
+        """Every lease, wait and grace that ran at ``since`` gains time."""
         for held in self.all:
             began = held.asked_at if held.state == "waiting" else held.since
-            if held.due is None or began is None or began > since:
+            if began is None or began > since:
                 continue
-            if held.state == "active":
-                held.lease = (held.lease or 0) + by
+            if held.lease is not None and held.state == "active":
+                held.lease += by
                 held.max_age = None if held.max_age is None else held.max_age + by
-            else:
-                held.deadline = (held.deadline or 0) + by
+            elif held.deadline is not None and held.state != "ended" and held.deadline > since:
+                held.deadline += by
 
 
 def _depth(model: Model, held: Held) -> int:

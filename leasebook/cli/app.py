@@ -1,0 +1,159 @@
+"""The program: its verbs, each imported when it is called, and the one place where it fails.
+
+Importing all verbs would cost more than most of them take to run, so the list of them is written
+down here, with the line of help that ``leasebook --help`` shows; a test keeps it true.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from leasebook.cli.failures import (
+    FAILED,
+    INTERRUPTED,
+    INVALID,
+    PIPE_CLOSED,
+    Failure,
+    failure_from,
+)
+from leasebook.cli.options import common_params
+from leasebook.cli.session import Session, print_json
+
+VERBS: dict[str, tuple[str, str]] = {
+    "pool": ("pools", "Open, show, resize, cordon and close pools."),
+    "quota": ("rules", "Limit what a tenant or a holder may hold at once."),
+    "policy": ("rules", "Settings that steer a pool's decisions."),
+    "allocate": ("allocating", "Ask for capacity of a pool."),
+    "wait": ("allocating", "Block until a waiting request is granted."),
+    "withdraw": ("tenure", "Give up a place in the queue, or a reservation."),
+    "confirm": ("tenure", "Turn a reservation into an allocation."),
+    "adjust": ("tenure", "Hold other amounts."),
+    "renew": ("tenure", "Extend a lease, or all leases of a holder."),
+    "release": ("tenure", "Give an allocation back."),
+    "transfer": ("tenure", "Hand an allocation to another holder."),
+    "reclaim": ("tenure", "Take an allocation back by force, as the operator."),
+    "list": ("looking", "What is held and what waits."),
+    "show": ("looking", "One allocation as it is now."),
+    "why": ("looking", "Why it waits, was refused or ended."),
+    "who": ("looking", "Whose is this process, port or card?"),
+    "task": ("tasks", "Say when a task begins and ends."),
+    "run": ("running", "Hold while a command runs, and measure what it uses."),
+    "events": ("record", "The log's events."),
+    "verify": ("record", "Prove that the log is whole and unchanged."),
+    "checkpoint": ("record", "Sign the log's head, to be kept elsewhere."),
+    "redact": ("record", "Erase an event's metadata; the proof still holds."),
+    "backup": ("upkeep", "Copy the ledger while it is in use."),
+    "upgrade": ("upkeep", "Bring an older ledger to this program's format."),
+    "doctor": ("upkeep", "Examine the ledger and this machine."),
+    "sweep": ("upkeep", "Write down what time or a crash has ended."),
+    "demo": ("upkeep", "See it work: real processes compete for this machine."),
+}
+"""Verb → (module of :mod:`leasebook.cli`, its line of help)."""
+
+
+class Program(click.Group):
+    """``leasebook``: a group whose verbs are imported one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, in the order of the list."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one verb."""
+        if cmd_name not in VERBS:
+            return None
+        module = import_module(f"leasebook.cli.{VERBS[cmd_name][0]}")
+        found = getattr(module, f"{cmd_name}_command")
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs with their lines of help, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from leasebook import __version__
+
+        print(f"leasebook {__version__}")
+        ctx.exit()
+
+
+def program() -> Program:
+    """The command line as click sees it."""
+    version = click.Option(
+        ["--version"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_show_version,
+        help="Show the version and exit.",
+    )
+    return Program(
+        "leasebook",
+        help="Leasebook: who holds what of this machine and fleet, why, and what it was worth.",
+        params=[*common_params(), version],
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Raises nothing; says what went wrong."""
+    session = Session(json="--json" in _own(argv))
+    try:
+        code = _invoke(list(argv), session)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read the output has enough of it. What is left in the buffer must not be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (KeyboardInterrupt, click.Abort):
+        print("leasebook: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _fail(_usage_failure(error), session)
+    except Exception as error:
+        if os.environ.get("LEASEBOOK_DEBUG") == "1":
+            import traceback
+
+            traceback.print_exc()
+        return _fail(failure_from(error), session)
+
+
+def _own(argv: Sequence[str]) -> Sequence[str]:
+    """The arguments that are ours: those before a ``--``, behind which a command may follow."""
+    return argv[: list(argv).index("--")] if "--" in argv else argv
+
+
+def _invoke(argv: list[str], session: Session) -> int:
+    done: Any = program().main(argv, prog_name="leasebook", standalone_mode=False, obj=session)
+    return done if isinstance(done, int) else 0
+
+
+def _usage_failure(error: click.ClickException) -> Failure:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        verb = error.ctx.command_path if error.ctx is not None else "leasebook"
+        return Failure("invalid", f"{verb} needs a verb", f"see {verb} --help", INVALID)
+    message = error.format_message().strip().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    if isinstance(error, click.UsageError):
+        verb = error.ctx.command_path if error.ctx is not None else "leasebook"
+        return Failure("invalid", message, f"see `{verb} --help`", INVALID)
+    return Failure("unavailable", message, "", FAILED)
+
+
+def _fail(failure: Failure, session: Session) -> int:
+    if session.json:
+        print_json(failure.to_json())
+    else:
+        print(failure.line(), file=sys.stderr)
+    return failure.code

@@ -1,0 +1,382 @@
+"""``pool``: open, list, show, resize, cordon, uncordon and close."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import click
+
+from ledger.errors import InvalidInput
+from leasebook.cli.options import VerbGroup, amounts_in, command_id, pairs_in, session_of
+from leasebook.cli.session import Session
+
+KEPT_FREE_PERCENT = 10
+NODES_IN_RANGE_MAX = 20_000
+CSV_BYTES_MAX = 16 * 1024 * 1024
+
+_RANGE = re.compile(r"(.*?)(\d{1,12})\.\.(\d{1,12})\Z", re.DOTALL)
+
+
+class Nodes(NamedTuple):
+    """Nodes as they were typed: name → resource → text, and name → label → value."""
+
+    capacity: dict[str, dict[str, Any]]
+    labels: dict[str, dict[str, str]]
+
+    def add(self, name: str, amounts: dict[str, Any], labels: dict[str, str]) -> None:
+        """Take one more node. Raises InvalidInput where it was given before."""
+        if name in self.capacity:
+            raise InvalidInput(f"node {name[:40]!r} was given twice", "name each node once")
+        self.capacity[name] = amounts
+        if labels:
+            self.labels[name] = labels
+
+
+pool_command = VerbGroup("pool", help="Pools: named capacities made of nodes.")
+
+
+@pool_command.command("open")
+@click.argument("name")
+@click.argument("amounts", nargs=-1, metavar="[RESOURCE=AMOUNT]…")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="NAME:RESOURCE=AMOUNT,…",
+    help="A node, as n1:cpu=64,gpu=2,label:model=T4, or many, as 3100..3199:port=1.",
+)
+@click.option(
+    "--nodes",
+    "file",
+    metavar="FILE.csv",
+    help="A table of nodes: columns name, one per resource, and label:NAME.",
+)
+@click.option(
+    "--host",
+    is_flag=True,
+    help=f"The size of this machine, {KEPT_FREE_PERCENT} % kept free; amounts given replace its.",
+)
+@click.option("--label", multiple=True, metavar="NAME=VALUE", help="A label of the pool's one node.")
+@click.option("--observed", is_flag=True, help="Only record what happens elsewhere.")
+@click.option("--policy", multiple=True, metavar="NAME=VALUE", help="As in `leasebook policy set`.")
+@click.option("--consumable", is_flag=True, help="Not there yet.")
+@click.option("--every", metavar="TIME", help="Not there yet.")
+@click.option("--refill", metavar="HOW", help="Not there yet.")
+@command_id
+@click.pass_context
+def open_(
+    ctx: click.Context,
+    name: str,
+    amounts: tuple[str, ...],
+    nodes: tuple[str, ...],
+    file: str | None,
+    host: bool,
+    label: tuple[str, ...],
+    observed: bool,
+    policy: tuple[str, ...],
+    command_id: str | None,
+    **unbuilt: Any,
+) -> None:
+    """Open pool NAME, and the ledger where there is none yet.
+
+    Give amounts for one node of the pool's name, or nodes.
+    """
+    session = session_of(ctx)
+    if any(unbuilt.values()):
+        raise click.UsageError("consumable pools are not there yet: open a reusable one", ctx)
+    if (nodes or file) and (amounts or host or label):
+        raise click.UsageError("give amounts (or --host) or nodes, not both", ctx)
+    from leasebook.cli.rules import policy_in
+
+    options: dict[str, Any] = {"policy": policy_in(policy)}
+    if nodes or file:
+        many = nodes_in(nodes)
+        if file:
+            read_nodes(file, many)
+        options |= {"nodes": many.capacity, "labels": many.labels}
+    else:
+        size = host_amounts() if host else {}
+        options["basis"] = size.pop("basis", "")
+        given = amounts_in(amounts) if amounts else {}
+        options["capacity"] = {**size, **given} or None
+        options["labels"] = {name: pairs_in("--label", label)}
+    if observed:
+        options["kind"] = "observed"
+    with session.open(create=True) as room:
+        call = room.calls.open_pool(name, command_id=command_id, **options)
+        receipt = room.carry_out(call)
+        _answer(session, room.ask.pool(name), "opened", receipt, options.get("basis") or "")
+        if not session.json:
+            session.note(f"the ledger is {room.ledger.path}")
+
+
+def host_amounts() -> dict[str, Any]:
+    """This machine's cores and memory, a tenth kept free, and ``basis``: where they come from."""
+    from scheduler.processes.cgroup import machine_capacity
+
+    machine = machine_capacity()
+    share = 100 - KEPT_FREE_PERCENT
+    page = 4096
+    return {
+        "cpu": f"{max(1, machine.cpu_milli * share // 100)}m",
+        "memory": max(page, machine.memory_bytes * share // 100 // page * page),
+        "basis": f"cpu: {machine.cpu_basis}; memory: {machine.memory_basis};"
+        f" {KEPT_FREE_PERCENT} % kept free",
+    }
+
+
+def nodes_in(given: Iterable[str]) -> Nodes:
+    """Nodes from ``n1:cpu=64,gpu=2,label:model=T4`` and ``3100..3199:port=1``. Raises InvalidInput."""
+    found = Nodes({}, {})
+    for text in given:
+        name, colon, rest = text.partition(":")
+        if not colon or not name:
+            raise InvalidInput(
+                f"--node {text[:40]!r} is no node", "write NAME:RESOURCE=AMOUNT,… as n1:cpu=64"
+            )
+        parts = [part for part in rest.split(",") if part]
+        labels = [p.removeprefix("label:") for p in parts if p.startswith("label:")]
+        amounts = amounts_in(p for p in parts if not p.startswith("label:"))
+        for one in _names(name):
+            found.add(one, amounts, pairs_in("label:", labels))
+    return found
+
+
+def _names(name: str) -> list[str]:
+    """The names that a range stands for, ``p08..p12`` with its zeros; one name is itself."""
+    match = _RANGE.match(name)
+    if match is None:
+        return [name]
+    first, last = int(match[2]), int(match[3])
+    if not 0 <= last - first < NODES_IN_RANGE_MAX:
+        raise InvalidInput(
+            f"the nodes {name[:40]!r} are {max(0, last - first + 1)} nodes",
+            f"give 1 to {NODES_IN_RANGE_MAX}, the lower number first",
+        )
+    width = len(match[2]) if match[2].startswith("0") else 0
+    return [f"{match[1]}{number:0{width}}" for number in range(first, last + 1)]
+
+
+def read_nodes(file: str, found: Nodes) -> None:
+    """Add the nodes of a CSV file. Raises InvalidInput where it cannot be read as one."""
+    import csv
+    import io
+    from pathlib import Path
+
+    from leasebook.schemas import node_row
+
+    try:
+        path = Path(file)
+        if path.stat().st_size > CSV_BYTES_MAX:
+            raise InvalidInput(f"{file} is larger than 16 MiB", "split it into several pools")
+        text = path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
+        raise InvalidInput(f"{file} cannot be read: {why}", "name a CSV file") from None
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise InvalidInput(f"{file} is no CSV table: {error}", "mend it") from None
+    if not rows:
+        raise InvalidInput(f"{file} has no nodes", "give a head with a column name, and rows")
+    for line, row in enumerate(rows, 2):
+        if None in row:
+            raise InvalidInput(f"line {line} of {file} has more cells than the head", "mend it")
+        filled = {str(k).strip(): v.strip() for k, v in row.items() if v is not None and v.strip()}
+        node = node_row(filled, line)
+        amounts: dict[str, Any] = {}
+        labels: dict[str, str] = {}
+        for column, value in (node.model_extra or {}).items():
+            if column.startswith("label:"):
+                labels[column.removeprefix("label:")] = value
+            else:
+                amounts[column] = value
+        found.add(node.name, amounts, labels)
+
+
+def _answer(session: Session, pool: dict[str, Any], said: str, receipt: Any, basis: str) -> None:
+    document = {
+        "outcome": receipt.outcome,
+        "positions": list(receipt.positions),
+        "replayed": receipt.replayed,
+        "pool": pool,
+    }
+    if basis:
+        document["basis"] = basis
+    if session.json:
+        session.answer(document)
+        return
+    print(f"{said}  {_line(pool)}" + (f" ({basis})" if basis else ""))
+
+
+def _line(pool: dict[str, Any]) -> str:
+    from leasebook.cli.text import amounts_text
+
+    count = pool["nodes_count"]
+    nodes = "" if count == 1 else f" on {count} nodes"
+    return f"{pool['name']}  {amounts_text(pool['capacity'])}{nodes}"
+
+
+@pool_command.command("list")
+@click.pass_context
+def list_(ctx: click.Context) -> None:
+    """All pools: what they have, what is free, who waits."""
+    session = session_of(ctx)
+    with session.open(read_only=True) as room:
+        pools = room.ask.pools()
+    if session.json:
+        session.answer({"pools": pools})
+        return
+    from leasebook.cli.text import amounts_text, table
+
+    head = ("POOL", "CAPACITY", "IN USE", "FREE", "NODES", "WAITING", "")
+    rows = [
+        (
+            p["name"],
+            *(amounts_text(p[what]) for what in ("capacity", "in_use", "free")),
+            p["nodes_count"],
+            p["waiting"],
+            _remarks(p) or " ",
+        )
+        for p in pools
+    ]
+    print(table(head, rows) if rows else "no pools yet: `leasebook pool open NAME cpu=8` opens one")
+
+
+def _remarks(pool: dict[str, Any]) -> str:
+    words = [] if pool["kind"] == "managed" else [pool["kind"]]
+    return ", ".join(words + (["closed"] if pool["closed"] else []))
+
+
+@pool_command.command("show")
+@click.argument("name")
+@click.pass_context
+def show(ctx: click.Context, name: str) -> None:
+    """One pool with its nodes."""
+    session = session_of(ctx)
+    with session.open(read_only=True) as room:
+        pool = room.ask.pool(name)
+    if session.json:
+        session.answer(pool)
+        return
+    from leasebook.cli.text import amounts_text, facts_text, table
+
+    policy = {k: v for k, v in pool["policy"].items() if v is not None}
+    facts = [
+        ("pool", pool["name"]),
+        ("kind", _remarks(pool) or pool["kind"]),
+        *((what.replace("_", " "), amounts_text(pool[what])) for what in _SIZES),
+        ("waiting", pool["waiting"]),
+        ("policy", " ".join(f"{k}={v}" for k, v in policy.items())),
+    ]
+    print(facts_text(facts), end="\n\n")
+    rows = [
+        (
+            n["name"],
+            *(amounts_text(n[what]) for what in _SIZES),
+            " ".join(f"{k}={v}" for k, v in n["labels"].items()),
+            "cordoned" if n["cordoned"] else " ",
+        )
+        for n in pool["nodes"]
+    ]
+    print(table(("NODE", "CAPACITY", "IN USE", "FREE", "LABELS", ""), rows))
+
+
+_SIZES = ("capacity", "in_use", "free")
+
+
+@pool_command.command("resize")
+@click.argument("name")
+@click.argument("amounts", nargs=-1, metavar="[RESOURCE=AMOUNT]…")
+@click.option(
+    "--node", "nodes", multiple=True, metavar="NAME:RESOURCE=AMOUNT,…", help="Of this node."
+)
+@command_id
+@click.pass_context
+def resize(
+    ctx: click.Context,
+    name: str,
+    amounts: tuple[str, ...],
+    nodes: tuple[str, ...],
+    command_id: str | None,
+) -> None:
+    """Give a pool's node another capacity. What is not named stays as it is."""
+    session = session_of(ctx)
+    if bool(amounts) == bool(nodes):
+        raise click.UsageError("give amounts for the pool's one node, or --node for others", ctx)
+    with session.open() as room:
+        many = nodes_in(nodes)
+        if many.labels:
+            raise InvalidInput("a resize changes no labels", "leave label: out")
+        call = room.calls.resize_pool(
+            name,
+            capacity=amounts_in(amounts) if amounts else None,
+            nodes=many.capacity or None,
+            command_id=command_id,
+        )
+        receipt = room.carry_out(call)
+        _answer(session, room.ask.pool(name), "resized", receipt, "")
+
+
+def _cordon(ctx: click.Context, node: str, pool: str | None, **options: Any) -> None:
+    session = session_of(ctx)
+    with session.open() as room:
+        if pool is None:
+            pool = room.ledger.writer.read(lambda book, now: _pool_with(book, node))
+        receipt = room.carry_out(room.calls.cordon(pool, node, **options))
+        document = {
+            "outcome": receipt.outcome,
+            "positions": list(receipt.positions),
+            "replayed": receipt.replayed,
+            "pool": pool,
+            "node": node,
+        }
+        session.answer(document, f"{receipt.outcome.removeprefix('node_')}  {node} of {pool}")
+
+
+def _pool_with(book: Any, node: str) -> str:
+    """The one open pool that has a node of this name. Raises InvalidInput where there is not one."""
+    names = [p.name for p in book.pools.values() if not p.closed and node in p.space.nodes]
+    if len(names) == 1:
+        return str(names[0])
+    if not names:
+        raise InvalidInput(f"no pool has a node {node[:40]!r}", "see `leasebook pool list`")
+    raise InvalidInput(
+        f"{len(names)} pools have a node {node!r}: {', '.join(sorted(names)[:5])}",
+        "say which with --pool",
+    )
+
+
+@pool_command.command("cordon")
+@click.argument("node")
+@click.option("--pool", metavar="POOL", help="Where several pools have a node of this name.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
+@command_id
+@click.pass_context
+def cordon(ctx: click.Context, node: str, pool: str | None, **options: Any) -> None:
+    """Let nothing new land on a node; what is there stays."""
+    _cordon(ctx, node, pool, **options)
+
+
+@pool_command.command("uncordon")
+@click.argument("node")
+@click.option("--pool", metavar="POOL", help="Where several pools have a node of this name.")
+@command_id
+@click.pass_context
+def uncordon(ctx: click.Context, node: str, pool: str | None, **options: Any) -> None:
+    """Let a node take allocations again."""
+    _cordon(ctx, node, pool, cordoned=False, **options)
+
+
+@pool_command.command("close")
+@click.argument("name")
+@command_id
+@click.pass_context
+def close(ctx: click.Context, name: str, command_id: str | None) -> None:
+    """Grant nothing more from a pool; what is held may be held to its end."""
+    session = session_of(ctx)
+    with session.open() as room:
+        receipt = room.carry_out(room.calls.close_pool(name, command_id=command_id))
+        _answer(session, room.ask.pool(name), "closed", receipt, "")
