@@ -6,12 +6,11 @@ Nodes and allocations are values: an event replaces them, it never changes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from heapq import heapify, heappush
 from typing import Any
 
 from ledger.policy import Policy
-from ledger.quick import quick
+from ledger.quick import dataclass
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Devices, NodeSpec, Placement, Request
 
 LIVE = frozenset({"active", "reserved", "ending"})
@@ -155,7 +154,6 @@ class Pool:
         return copy
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """A request that waits, holds or held, with all that its events say of it.

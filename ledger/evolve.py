@@ -6,7 +6,6 @@ events); :func:`evolve` is what it does to the whole book.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import assert_never
 
 from ledger.book import (
@@ -60,6 +59,7 @@ from ledger.events import (
     Withdrawn,
 )
 from ledger.policy import Policy
+from ledger.quick import replace
 from ledger.requests import Amounts, Placement
 
 HOLDERS_REMEMBERED = 10_000
@@ -482,6 +482,8 @@ def evolve(book: Book, event: Event) -> None:
     match body:
         case Allocated() | Released() | Expired() | Queued() | Reclaimed() | Withdrawn():
             _evolve_allocation(book, event)
+        case UsageRecorded() | Redacted() | Corrected() | Shared():
+            pass
         case Renewed():
             if event.allocation is None:
                 _renew_many(book, event, body)
@@ -490,9 +492,9 @@ def evolve(book: Book, event: Event) -> None:
         case Adjusted() | Transferred() | Ending() | Reserved() | Confirmed():
             _evolve_allocation(book, event)
         case Refused():
-            _remember_refusal(book, event, body)
-        case UsageRecorded() | Redacted() | Corrected() | Shared():
-            pass
+            # A count of repeats opens no new second: it stands for no refusal of its own.
+            if body.repeats_of is None:
+                _remember_refusal(book, event, body)
         case Checkpointed():
             book.checkpoint = event.position
         case CapacityObserved() | Replenished():

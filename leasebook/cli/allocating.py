@@ -64,6 +64,7 @@ RESERVED_FOR = "60s"
 @click.pass_context
 def allocate_command(
     ctx: click.Context,
+    /,
     pool: str,
     amounts: tuple[str, ...],
     wait: str | None,
@@ -146,8 +147,8 @@ def _result_of_wait(
     room: Room, name: str, timeout: str | None, positions: list[int]
 ) -> dict[str, Any]:
     """Block, then the result as it is by then: granted, waiting still, or refused."""
-    from ledger.amounts import parse_duration_ns
     from leasebook.waiting import no_longer_waiting
+    from ledger.amounts import parse_duration_ns
 
     limit_s = None if timeout is None else parse_duration_ns(timeout, allow_zero=True) / 1e9
     room.ask.get(name)
@@ -190,10 +191,10 @@ def _answer(session: Session, result: dict[str, Any], printed: str | None) -> in
         return code
     from leasebook.cli import text
 
-    held = result.get("allocation")
     if result["outcome"] == "refused":
         line = text.refusal_text(result, hint=False)
         raise Failure(result["reason"], line, result["hint"], code)
+    held = result["allocation"]
     if code == CONFLICT:
         raise Failure(
             "already_ended",
