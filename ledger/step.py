@@ -123,7 +123,7 @@ def take_step(
     decided = decide(book, command, now, ended)
     kept = [_record(book, step, event, now) for event in decided]
     step.own = tuple([event for event in kept if event.cause is not None])
-    if any([event.body.TYPE not in _FREES_NOTHING for event in decided]):
+    if not _FREES_NOTHING.issuperset([event.body.TYPE for event in decided]):
         grant_waiting(book, now, step.events)
     return step
 

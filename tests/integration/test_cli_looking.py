@@ -272,8 +272,7 @@ def test_interrupted_follow_ends_without_a_traceback(lb: CommandLine) -> None:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err == "leasebook: interrupted\n"
+    assert (process.returncode, err) == (130, "leasebook: interrupted\n")
 
 
 def test_reader_that_has_enough_ends_the_command_quietly(lb: CommandLine) -> None:

@@ -73,6 +73,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folded: dict[str, Allocation] = {}
         self.over: set[tuple[str, ...]] = set()
         self.resized = False
+        self.compared = True
 
     # --- giving commands ------------------------------------------------------------------------
 
@@ -84,6 +85,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def pass_time(self, by: int) -> None:
         """Let time pass, and let the ledger write down what it has ended."""
+        self.compared = False
         self.now += by
         while True:
             gone = self.model.pass_time(self.now)
@@ -185,6 +187,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.resized or now_over <= self.over, "only a resize may leave too little"
         self.over = now_over
         assert book_digest(self.driver.book) == book_digest(self.shadow)
+        self.compared = True
 
     def pick(self, number: int) -> str:
         """An allocation: mostly one that has not ended, now and then an ended or unknown one."""
@@ -417,13 +420,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """At the end: a fold of all rows from position 1, and a snapshot, lead to the same book."""
+        self.driver.close()
+        if not self.compared:
+            return  # A step has failed, and says so itself.
         book = Book()
         for row in self.rows:
             evolve(book, from_row(row))
         digest = book_digest(self.driver.book)
         assert book_digest(book) == digest
         assert book_digest(load(dump(self.driver.book))) == digest
-        self.driver.close()
 
 
 def outcome(own: list[Event]) -> str:
