@@ -7,7 +7,6 @@ process died without a word. So a ledger needs no daemon to hand things on.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import time
@@ -92,6 +91,9 @@ class Waiter:
         timeout_s: float | None = None,
     ) -> Allocation | None:
         """As :meth:`until`, awaited."""
+        # Imported here because the command line, which never awaits, starts faster without it.
+        import asyncio
+
         loop = asyncio.get_running_loop()
         wake = asyncio.Event()
         stop = self._subscribe(allocation, lambda: loop.call_soon_threadsafe(wake.set))

@@ -118,7 +118,7 @@ def tell(reading: Reading, note: ClockNote | None, last_recorded_at: int) -> Tic
         offset = now - reading.wall
     else:
         now, jump = expected, drift
-    now = max(now, least)
+    now = max(now, least, note.ledger_time)
     fresh = ClockNote(now, reading.boot, reading.monotonic, offset, False, reading.boot_id)
     return Tick(now, fresh, slept if slept > SLEEP_TOLERANCE_NS else 0, jump, adopted)
 

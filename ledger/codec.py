@@ -7,8 +7,7 @@ not known here raises :class:`UnknownEvent`: it is never guessed at.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any, get_args
 
 import orjson
@@ -19,44 +18,12 @@ from ledger.errors import LedgerCorrupt, LedgerReadOnly
 from ledger.events import AnyBody, Cause, Event
 from ledger.identity import ProcessIdentity
 from ledger.log import Row
+from ledger.quick import Encoder, encoder
 from ledger.requests import NodeSpec, Placement, Request
-
-Encoder = Callable[[Any], Any]
 
 
 class UnknownEvent(LedgerReadOnly):
     """The log holds an event that a newer program wrote: it can be read as rows, not folded."""
-
-
-def encoder(
-    cls: Any, nested: dict[str, Encoder] | None = None, *, leave_out: str = ""
-) -> Encoder:
-    """A function from a value of a dataclass to a dict of the fields that differ from their default.
-
-    It is written out as source, field by field, since a loop over the fields took a third of the
-    time of a grant. ``nested`` says how some fields are encoded themselves; ``leave_out`` is a field
-    that is not wanted.
-    """
-    nested = nested or {}
-    space: dict[str, Any] = {f"_nested_{name}": encode for name, encode in nested.items()}
-    lines = ["def encode(value):", " out = {}"]
-    for f in fields(cls):
-        if f.name == leave_out:
-            continue
-        default = f.default if f.default_factory is MISSING else f.default_factory()
-        space[f"_default_{f.name}"] = default
-        lines.append(f" item = value.{f.name}")
-        if default is None:
-            lines.append(" if item is not None:")
-        elif default is not MISSING:
-            lines.append(f" if item != _default_{f.name}:")
-        else:
-            lines.append(" if True:")
-        item = f"_nested_{f.name}(item)" if f.name in nested else "item"
-        lines.append(f"  out[{f.name!r}] = {item}")
-    exec("\n".join([*lines, " return out"]), space)
-    encode: Encoder = space["encode"]
-    return encode
 
 
 encode_process = encoder(ProcessIdentity)

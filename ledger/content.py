@@ -7,8 +7,9 @@ from hashlib import sha256
 from typing import Any
 
 from ledger.canonical import canonical_json, checked_json
-from ledger.codec import encode_request, encoder
+from ledger.codec import encode_request
 from ledger.commands import Allocate, AllocateBatch, Command
+from ledger.quick import encoder
 
 _TABLES: dict[type, tuple[tuple[str, Any], ...]] = {}
 

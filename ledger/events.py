@@ -336,6 +336,7 @@ class Withdrawn(Body):
     cause: str
     by: str
     reason: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,10 +103,11 @@ class Connections:
             return
         try:
             writer.execute(f"PRAGMA busy_timeout = {WIPE_PATIENCE_MS}").close()
-            self.erasure_pending = bool(
-                writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            )
-            writer.execute(f"PRAGMA busy_timeout = {int(self.patience_s * 1000)}").close()
+            try:
+                busy = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            finally:
+                writer.execute(f"PRAGMA busy_timeout = {int(self.patience_s * 1000)}").close()
+            self.erasure_pending = bool(busy)
         except DRIVER_ERRORS:
             # The redaction itself is committed, so this is no failure of it; it stays pending.
             self.erasure_pending = True

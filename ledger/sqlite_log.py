@@ -267,10 +267,14 @@ class _SqliteTransaction:
 
     def append(self, rows: Iterable[Row]) -> None:
         """As :meth:`ledger.log.Transaction.append`."""
+        added = list(rows)
+        self._position = _UNKNOWN
         try:
-            self._connection.executemany(_APPEND, rows)
+            self._connection.executemany(_APPEND, added)
         except DRIVER_ERRORS as error:
             raise self._log._files.translate(error) from error
+        if added:
+            self._position = added[-1].position
 
     def rows_of_command(self, tenant: str, command_id: str) -> list[Row]:
         """As :meth:`ledger.log.Transaction.rows_of_command`."""

@@ -97,12 +97,15 @@ class Writer:
         """
         with self._lock:
             book = self._catch_up(self.log.read)
-            now = clocks.tell(self._clock(), self._note(), book.recorded_at).now
-            if is_due(book, now):
+            tick = clocks.tell(self._clock(), self._note(), book.recorded_at)
+            if is_due(book, tick.now):
                 book = book.fork()
-                while is_due(book, now):
-                    settle_due(book, now, grant=False)
-            return question(book, now)
+                # Time in which nobody could renew does not count, for a reader neither.
+                for extension in _extensions(tick):
+                    take_step(book, extension, tick.now)
+                while is_due(book, tick.now):
+                    settle_due(book, tick.now, grant=False)
+            return question(book, tick.now)
 
     def present(self, allocation: str) -> Allocation | None:
         """An allocation's present state, ended ones included; None where there is none."""
@@ -226,6 +229,25 @@ def _is_news(event: Event) -> bool:
     return body.TYPE in _NEWS
 
 
+def _extensions(tick: clocks.Tick) -> list[ExtendTime]:
+    """The time to give back to leases for what a reading of the clocks found."""
+    found = [
+        (tick.slept_ns, "slept", "the machine was suspended"),
+        (tick.adopted_ns, "jumped", "a jump of the wall clock was accepted"),
+    ]
+    return [
+        ExtendTime(
+            command_id=f"{what}-{tick.now}",
+            by_ns=by_ns,
+            since=tick.now - by_ns,
+            until=tick.now,
+            why=why,
+        )
+        for by_ns, what, why in found
+        if by_ns
+    ]
+
+
 class _Work:
     """What one transaction does, between the gate and the commit."""
 
@@ -275,28 +297,9 @@ class _Work:
 
     def _note_clock(self) -> None:
         tick = self.tick
-        if tick.slept_ns and self.book.position:
-            since = tick.now - tick.slept_ns
-            self._take(
-                ExtendTime(
-                    command_id=f"slept-{tick.now}",
-                    by_ns=tick.slept_ns,
-                    since=since,
-                    until=tick.now,
-                    why="the machine was suspended",
-                )
-            )
-        if tick.adopted_ns and self.book.position:
-            since = tick.now - tick.adopted_ns
-            self._take(
-                ExtendTime(
-                    command_id=f"jumped-{tick.now}",
-                    by_ns=tick.adopted_ns,
-                    since=since,
-                    until=tick.now,
-                    why="a jump of the wall clock was accepted",
-                )
-            )
+        if self.book.position:
+            for extension in _extensions(tick):
+                self._take(extension)
         if tick.jump_ns and self.book.position:
             seconds = tick.jump_ns / 1e9
             self._take(

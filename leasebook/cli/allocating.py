@@ -49,7 +49,9 @@ RESERVED_FOR = "60s"
 @click.option("--parent", metavar="ALLOCATION", help="Draw on what this allocation holds.")
 @click.option("--reserve", is_flag=True, help="Only reserve it; `leasebook confirm` takes it.")
 @click.option(
-    "--reserve-for", metavar="TIME", help=f"How long a reservation stands.  [default: {RESERVED_FOR}]"
+    "--reserve-for",
+    metavar="TIME",
+    help=f"How long a reservation stands.  [default: {RESERVED_FOR}]",
 )
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Free-form, redactable metadata.")
 @command_id

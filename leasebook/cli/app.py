@@ -119,6 +119,9 @@ def run(argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         print("leasebook: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return INVALID
     except click.ClickException as error:
         return _fail(_usage_failure(error), session)
     except Exception as error:
@@ -140,9 +143,6 @@ def _invoke(argv: list[str], session: Session) -> int:
 
 
 def _usage_failure(error: click.ClickException) -> Failure:
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        verb = error.ctx.command_path if error.ctx is not None else "leasebook"
-        return Failure("invalid", f"{verb} needs a verb", f"see {verb} --help", INVALID)
     message = error.format_message().strip().rstrip(".")
     message = message[:1].lower() + message[1:]
     if isinstance(error, click.UsageError):

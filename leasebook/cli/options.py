@@ -97,7 +97,9 @@ claim = _several(
     click.option(
         "--holder", metavar="H", help="Who holds it; else $LEASEBOOK_HOLDER, or user@host."
     ),
-    click.option("--token", type=int, metavar="N", help="The fencing token, instead of the holder."),
+    click.option(
+        "--token", type=int, metavar="N", help="The fencing token, instead of the holder."
+    ),
     click.option("--tenant", metavar="T", help="The tenant; else the allocation's own."),
     command_id,
 )
@@ -121,9 +123,7 @@ def pairs_in(option: str, given: Iterable[str]) -> dict[str, str]:
     for pair in given:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise InvalidInput(
-                f"{option} {_short(pair)} is no pair", f"write {option} NAME=VALUE"
-            )
+            raise InvalidInput(f"{option} {_short(pair)} is no pair", f"write {option} NAME=VALUE")
         if name in values:
             raise InvalidInput(f"{option} gives {_short(name)} twice", "give each name once")
         values[name] = value

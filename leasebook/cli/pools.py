@@ -58,7 +58,9 @@ pool_command = VerbGroup("pool", help="Pools: named capacities made of nodes.")
     is_flag=True,
     help=f"The size of this machine, {KEPT_FREE_PERCENT} % kept free; amounts given replace its.",
 )
-@click.option("--label", multiple=True, metavar="NAME=VALUE", help="A label of the pool's one node.")
+@click.option(
+    "--label", multiple=True, metavar="NAME=VALUE", help="A label of the pool's one node."
+)
 @click.option("--observed", is_flag=True, help="Only record what happens elsewhere.")
 @click.option("--policy", multiple=True, metavar="NAME=VALUE", help="As in `leasebook policy set`.")
 @click.option("--consumable", is_flag=True, help="Not there yet.")

@@ -134,7 +134,9 @@ def release_command(
     session = session_of(ctx)
     with session.open() as room:
         spent = amounts_in(consumed) if consumed else None
-        _answer(session, room, room.calls.release(allocation, consumed=spent, **options), "released")
+        _answer(
+            session, room, room.calls.release(allocation, consumed=spent, **options), "released"
+        )
 
 
 @verb("transfer")

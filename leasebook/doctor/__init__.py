@@ -44,14 +44,15 @@ def examine(path: Path | None = None) -> list[Finding]:
     return findings
 
 
-def accept_clock(writer: Writer, who: str) -> Receipt:
-    """Take the wall clock at its word after a jump, as the operator ``who`` decides.
+def accept_clock(writer: Writer, who: str | None = None) -> Receipt:
+    """Take the wall clock at its word after a jump, as ``who`` (by default the user) decides.
 
     Clears the alert; its receipt is returned (``unchanged`` where nothing was alerted). A jump
     forward is adopted in the next commit, which follows at once, and the leases that it touched
     are extended by as much. Raises what :meth:`ledger.writer.Writer.execute` raises.
     """
     from leasebook.calls import new_command_id
+    from leasebook.settings import default_holder
     from ledger.clock import CLOCK_ALERT
     from ledger.commands import ClearAlert, WriteDue
 
@@ -59,7 +60,7 @@ def accept_clock(writer: Writer, who: str) -> Receipt:
         ClearAlert(
             command_id=new_command_id(),
             alert=CLOCK_ALERT,
-            by=who,
+            by=who or default_holder(),
             reason="the wall clock was accepted",
         )
     )

@@ -62,7 +62,5 @@ def place(
 
 def could_ever_fit(nodes: Iterable[Node], request: Request) -> bool:
     """Whether some node, cordoned or not, is large enough if nothing were in use."""
-    for node in nodes:
-        if carries(node, request.select) and fits_empty(node, request.amounts):
-            return True
-    return False
+    select, amounts = request.select, request.amounts
+    return any(carries(node, select) and fits_empty(node, amounts) for node in nodes)

@@ -188,7 +188,7 @@ def reclaim(
     """Take back, for a cause and with evidence; ask first where the holder's process still lives."""
     who = command.claim.who
     if allocation.state not in LIVE:
-        draft.on(allocation, Withdrawn(command.cause, who, command.reason), cause=cause)
+        draft.on(allocation, Withdrawn(command.cause, who, command.reason, command.evidence), cause=cause)
         return None
     if command.process_alive and allocation.request.process is not None:
         if allocation.state == "ending":

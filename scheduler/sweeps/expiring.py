@@ -64,11 +64,17 @@ def _settle(writer: Writer) -> list[Event]:
 
 
 def _would_settle(writer: Writer) -> Iterable[Event]:
-    """What settling would write, worked out on a book of its own, which is thrown away."""
-    now = writer.read(lambda book, now: now)
+    """What settling would write, worked out on a book of its own, which is thrown away.
+
+    Where the writer's own answer still has an allocation (a commit extends leases for time that was
+    slept through before it settles), that answer counts.
+    """
+    now, live = writer.read(lambda book, now: (now, set(book.allocations)))
     book = _recorded_book(writer)
     while is_due(book, now):
-        yield from settle_due(book, now, grant=False)
+        for event in settle_due(book, now, grant=False):
+            if event.allocation not in live:
+                yield event
 
 
 def _recorded_book(writer: Writer) -> Book:

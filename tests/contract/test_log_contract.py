@@ -86,6 +86,22 @@ def test_a_transaction_sees_its_own_rows_and_readers_do_not_before_the_commit(lo
     assert log.rows_of_command("default", "c") == [row]
 
 
+def test_a_transaction_reads_what_was_appended_since_it_read_last(log: Log) -> None:
+    rows: list[Any] = []
+    for _ in range(3):
+        with log.transaction() as transaction:
+            after = len(rows)
+            assert list(transaction.read(after + 1)) == []
+            assert list(transaction.read(after)) == []
+            rows += rows_after(transaction.head(), [{}, {}])
+            transaction.append(rows[after:])
+            assert list(transaction.read(after)) == rows[after:]
+            assert list(transaction.read(after + 1)) == rows[after + 1 :]
+            assert list(transaction.read(after + 2)) == []
+    with log.transaction() as transaction:
+        assert [list(transaction.read(n)) for n in range(7)] == [rows[n:] for n in range(7)]
+
+
 def test_a_transaction_that_leaves_by_an_exception_has_changed_nothing(log: Log) -> None:
     rows = append(log, {"metadata": "{}", "command_id": "kept"}, {})
     fact = {"position": 1, "metadata_sha256": "00"}

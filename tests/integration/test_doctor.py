@@ -1,18 +1,16 @@
-"""The doctor, on real files: what it finds wrong, what it leaves alone, and accepting a clock."""
+"""The doctor on a ledger's real files: what it finds wrong, and accepting a clock."""
 
 from __future__ import annotations
 
 import json
 import os
 import sqlite3 as standard_sqlite3
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leasebook import guard
 from leasebook.doctor import (
     Finding,
     accept_clock,
@@ -24,21 +22,18 @@ from leasebook.doctor import (
     worst,
 )
 from leasebook.doctor.finding import guarded, size
-from leasebook.settings import key_directory, state_directory
+from leasebook.settings import key_directory
 from ledger import sqlite_driver
 from ledger.clock import CLOCK_ALERT, Reading, machine_clock
 from ledger.commands import Allocate, OpenPool, RaiseAlert
 from ledger.errors import LedgerCorrupt, LedgerUnavailable
 from ledger.filesystem import kind_of
-from ledger.log import EMPTY, Head
 from ledger.requests import NodeSpec, Request
 from ledger.sqlite_log import SqliteLog
 from ledger.writer import Writer, begin
-from tests.rows import START_NS, row_after
 
 SECOND = 1_000_000_000
 HOUR = 3_600 * SECOND
-DAY = 24 * HOUR
 
 
 class OffClock:
@@ -192,7 +187,7 @@ def test_damage_found_by_a_check_is_bad_and_its_hint_is_kept() -> None:
 
 
 def test_an_sqlite_with_the_wal_reset_bug_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(ledgers.sqlite())[0].facts["version"] == sqlite_driver.SQLITE_VERSION
+    assert next(iter(ledgers.sqlite())).facts["version"] == sqlite_driver.SQLITE_VERSION
     monkeypatch.setattr(sqlite_driver, "wal_reset_bug", lambda: True)
     (finding,) = ledgers.sqlite()
     assert finding.level == "warn"
@@ -367,6 +362,16 @@ def test_a_jump_that_nobody_has_recorded_yet_is_found(folder: Path, clock: OffCl
     assert finding.facts["jump_s"] == pytest.approx(-6 * 3600, abs=60)
 
 
+def test_whoever_runs_the_command_accepts_unless_another_is_named(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEASEBOOK_HOLDER", "ada@box")
+    writer.execute(RaiseAlert(command_id="jump", alert=CLOCK_ALERT, message="it jumped"))
+    receipt = accept_clock(writer)
+    assert receipt.event is not None
+    assert getattr(receipt.event.body, "by", None) == "ada@box"
+
+
 def test_accepting_a_clock_that_never_jumped_changes_nothing(writer: Writer) -> None:
     head = writer.log.head()
     assert accept_clock(writer, "operator").outcome == "unchanged"
@@ -395,40 +400,6 @@ def test_every_pending_alert_is_a_warning(folder: Path, writer: Writer) -> None:
     assert {finding.facts["alert"] for finding in findings} == {"deadlock", "chain_broken"}
 
 
-# --- growth --------------------------------------------------------------------------------------
-
-
-def grown(path: Path, count: int, every_ns: int) -> SqliteLog:
-    """A log of ``count`` events, one each ``every_ns``."""
-    log = SqliteLog.open(path, create=True)
-    head, rows = EMPTY, []
-    for number in range(count):
-        row = row_after(head, recorded_at=START_NS + number * every_ns)
-        head = Head(row.position, row.hash, row.recorded_at)
-        rows.append(row)
-    with log.transaction() as transaction:
-        transaction.append(rows)
-    return log
-
-
-def test_growth_is_measured_over_the_last_days_only(folder: Path) -> None:
-    # A thousand in one hour long ago, then one every hour for ten days: the last week counts.
-    log = grown(folder / "ledger.db", 1_240, HOUR)
-    (finding,) = ledgers.growth(log, days=7)
-    log.close()
-    assert finding.facts["over_days"] == 7
-    assert finding.facts["events_per_day"] == 24
-    per_event = finding.facts["bytes_per_event"]
-    assert per_event == pytest.approx(log_size(folder) / 1_240, rel=0.5)
-    assert finding.facts["bytes_per_day"] == pytest.approx(24 * per_event, rel=0.02)
-    assert "24 events a day" in finding.message
-    assert finding.level == "ok"
-
-
-def log_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
-
-
 def test_growth_of_a_young_ledger_is_not_known(folder: Path, writer: Writer) -> None:
     finding = one(examine(folder / "ledger.db"), "growth")
     assert finding.facts["events_per_day"] is None
@@ -436,215 +407,6 @@ def test_growth_of_a_young_ledger_is_not_known(folder: Path, writer: Writer) -> 
     assert finding.facts["bytes_per_event"] is None
     assert finding.facts["bytes"] > 0
     assert "too young" in finding.message
-
-
-def test_a_ledger_younger_than_a_week_is_measured_over_its_life(folder: Path) -> None:
-    log = grown(folder / "ledger.db", 50, HOUR)
-    (finding,) = ledgers.growth(log)
-    log.close()
-    assert finding.facts["over_days"] == pytest.approx(49 / 24, abs=0.01)
-    assert finding.facts["events_per_day"] == 24
-    # Fifty events fill no file: what one takes cannot be told from that.
-    assert finding.facts["bytes_per_day"] is None
-
-
-def test_a_disk_that_growth_will_fill_soon_is_a_warning(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = grown(folder / "ledger.db", 1_100, HOUR)
-    monkeypatch.setattr(ledgers, "DAYS_LEFT_WARN", 10**12)
-    (finding,) = ledgers.growth(log)
-    log.close()
-    assert finding.level == "warn"
-    assert "the disk is full in" in finding.message
-
-
-# --- other ledgers -------------------------------------------------------------------------------
-
-
-def home_with_ledger(home: Path) -> Path:
-    place = home / ".local" / "state" / "leasebook" / "ledger.db"
-    place.parent.mkdir(parents=True)
-    place.write_bytes(b"x" * 2048)
-    return place
-
-
-def test_ledgers_of_other_users_are_found(tmp_path: Path, folder: Path) -> None:
-    theirs = home_with_ledger(tmp_path / "ada")
-    own = home_with_ledger(tmp_path / "bob")
-    homes = [
-        ("ada", tmp_path / "ada"),
-        ("ada-too", tmp_path / "ada"),
-        ("bob", tmp_path / "bob"),
-        ("nobody", Path("/nonexistent")),
-    ]
-    (finding,) = machine.other_ledgers(own, homes)
-    assert finding.level == "note"
-    assert finding.facts["user"] == "ada"
-    assert finding.facts["path"] == str(theirs)
-    assert finding.facts["bytes"] == 2048
-
-
-def test_a_machine_without_other_ledgers_is_found_so(tmp_path: Path, folder: Path) -> None:
-    (finding,) = machine.other_ledgers(folder / "ledger.db", [("ada", tmp_path / "ada")])
-    assert finding.level == "ok"
-
-
-def test_this_users_default_ledger_counts_when_another_one_is_examined(folder: Path) -> None:
-    default = state_directory() / "ledger.db"
-    default.parent.mkdir(parents=True, exist_ok=True)
-    default.touch()
-    try:
-        (finding,) = machine.other_ledgers(folder / "ledger.db", [])
-    finally:
-        default.unlink()
-    assert finding.facts["user"] == "this user"
-
-
-def test_homes_that_cannot_be_read_are_named(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home_with_ledger(tmp_path / "ada")
-    look = Path.stat
-
-    def closed(path: Path, **options: Any) -> os.stat_result:
-        if path.is_relative_to(tmp_path / "ada"):
-            raise PermissionError(13, "Permission denied")
-        return look(path, **options)
-
-    monkeypatch.setattr(Path, "stat", closed)
-    (finding,) = machine.other_ledgers(folder / "ledger.db", [("ada", tmp_path / "ada")])
-    assert finding.level == "note"
-    assert str(tmp_path / "ada") in finding.message
-    assert "Permission denied" in finding.message
-    assert "root" in finding.hint
-
-
-def test_homes_on_a_network_are_named_and_not_touched(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home_with_ledger(tmp_path / "ada")
-    table = tmp_path / "mountinfo"
-    table.write_text(f"1 1 0:1 / / rw - ext4 d rw\n2 1 0:2 / {tmp_path}/ada rw - autofs map rw\n")
-    monkeypatch.setattr("ledger.filesystem.MOUNTS", table)
-    (finding,) = machine.other_ledgers(folder / "ledger.db", [("ada", tmp_path / "ada")])
-    assert "on autofs" in finding.message
-
-
-def test_the_users_of_this_machine_are_known() -> None:
-    assert any(home.is_absolute() for _, home in machine.users())
-
-
-# --- the machine ---------------------------------------------------------------------------------
-
-
-def test_a_foreign_package_in_the_way_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(machine.packages())[0].level == "ok"
-
-    def found() -> None:
-        raise guard.ForeignPackage("a foreign package 'ledger' is in the way")
-
-    monkeypatch.setattr(guard, "check_packages", found)
-    (finding,) = machine.packages()
-    assert finding.level == "bad"
-    assert "in the way" in finding.message
-
-
-def test_control_groups_tell_what_there_is_and_leave_nothing_behind() -> None:
-    (finding,) = machine.control_groups()
-    assert finding.level in ("ok", "note")
-    assert finding.facts["cpu_milli"] > 0
-    assert finding.facts["memory_bytes"] > 0
-    assert finding.facts["version"] in (None, 1, 2)
-    left = [path for path in Path("/sys/fs/cgroup").rglob(f"leasebook-doctor-{os.getpid()}")]
-    assert left == []
-
-
-def test_a_folder_that_cannot_be_written_is_bad() -> None:
-    first = next(iter(machine.sandbox(Path("/proc/leasebook"))))
-    assert first.level == "bad"
-    assert first.facts["tried"] == "/proc"
-
-
-def test_a_folder_that_can_be_written_stays_as_it_was(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert next(iter(machine.sandbox(folder))).level == "ok"
-    # Where the system knows no file without a name.
-    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
-    assert next(iter(machine.sandbox(folder))).level == "ok"
-    assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("status", "level", "word"),
-    [
-        ({"Seccomp": "2", "NoNewPrivs": "1"}, "note", "seccomp filter, no new privileges"),
-        ({"Seccomp": "0", "NoNewPrivs": "1"}, "note", "no new privileges"),
-        ({"Seccomp": "0", "NoNewPrivs": "0"}, "ok", "not filtered"),
-        ({}, "ok", "seccomp unknown"),
-    ],
-)
-def test_confinement_is_told(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, status: dict[str, str], level: str, word: str
-) -> None:
-    monkeypatch.setattr(machine, "_status", lambda: status)
-    finding = list(machine.sandbox(folder))[-1]
-    assert finding.level == level
-    assert word in finding.message
-
-
-def test_what_hides_processes_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def seen() -> Finding:
-        return list(machine.sandbox(folder))[1]
-
-    monkeypatch.setattr("scheduler.processes.identity.pid_namespace", lambda: "4026532999")
-    monkeypatch.setattr("scheduler.processes.procfs.proc_shows_our_namespace", lambda: True)
-    monkeypatch.setattr(machine, "_proc_options", dict)
-    assert "a pid namespace of its own" in seen().message
-    monkeypatch.setattr(machine, "_proc_options", lambda: {"hidepid": "2"})
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert "hidepid=2" in seen().message
-    monkeypatch.setattr("scheduler.processes.procfs.proc_shows_our_namespace", lambda: False)
-    assert seen().level == "warn"
-
-
-def test_the_options_of_proc_are_read_from_the_mount_table(tmp_path: Path) -> None:
-    table = tmp_path / "mountinfo"
-    table.write_text(
-        "22 27 0:21 / / rw,relatime - ext4 d rw\n"
-        "23 22 0:21 / /proc rw,nosuid - proc proc rw,hidepid=invisible,gid=5\n"
-        "24 22 0:21 / /else/proc rw - proc proc rw,hidepid=1\n"
-    )
-    assert machine._proc_options(table) == {"hidepid": "invisible", "gid": "5"}
-    assert machine._proc_options(tmp_path / "missing") == {}
-
-
-def test_modules_without_bytecode_are_noted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    (finding,) = machine.bytecode()
-    assert finding.level == "note"
-    assert "PYTHONDONTWRITEBYTECODE" in finding.message
-    assert "compileall" in finding.hint
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    (finding,) = machine.bytecode()
-    assert "PYTHONDONTWRITEBYTECODE" not in finding.message
-
-
-def test_compiled_modules_are_found_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
-    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
-    home = Path(machine.__file__).parents[2]
-    for module in ("ledger/writer.py", "leasebook/settings.py"):
-        cache = Path(importlib.util.cache_from_source(str(home / module)))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.touch()
-    (finding,) = machine.bytecode()
-    assert finding.level == "ok"
 
 
 # --- how it is shown -----------------------------------------------------------------------------

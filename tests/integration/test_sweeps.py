@@ -6,158 +6,38 @@ import logging
 import os
 import signal
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ledger.book import Allocation
-from ledger.clock import Reading, machine_clock
-from ledger.codec import from_row
-from ledger.commands import Allocate, Claim, OpenPool, Reclaim, Transfer
+from ledger.commands import Claim, Transfer
 from ledger.errors import InvalidInput, LedgerUnavailable
-from ledger.events import Event, Expired, Reclaimed, Withdrawn
-from ledger.identity import ProcessIdentity
-from ledger.requests import NodeSpec, Request
-from ledger.snapshots import Snapshots
-from ledger.sqlite_log import SqliteLog
-from ledger.writer import Writer, begin
+from ledger.events import Expired, Reclaimed, Withdrawn
+from ledger.fields import dump
+from ledger.writer import Writer
 from scheduler.jobs import run_logged, start_sweeps
-from scheduler.processes.ending import Ended
 from scheduler.processes.identity import identify
 from scheduler.processes.liveness import Liveness, observe
-from scheduler.sweeps import SWEEPS, SweepReport, crash, ending, endings, expire, run_sweeps
-from scheduler.sweeps.endings import FOREIGN_GRACE_NS
-from tests.integration.processes_children import Child, child, eventually
-
-SECOND = 1_000_000_000
-SLEEPER = "say(os.getpid()); hear()"
-STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN); say(os.getpid()); time.sleep(60)"
-
-
-class HandClock:
-    """The machine's clocks, put forward by hand: time that passed, or that was slept through."""
-
-    def __init__(self) -> None:
-        self.ahead = 0
-        self.slept = 0
-        self._read = machine_clock()
-
-    def __call__(self) -> Reading:
-        real = self._read()
-        return real._replace(
-            wall=real.wall + self.ahead + self.slept,
-            boot=real.boot + self.ahead + self.slept,
-            monotonic=real.monotonic + self.ahead,
-        )
-
-
-@dataclass
-class Bench:
-    """A ledger file with a pool of four processors, and the clock it goes by."""
-
-    path: Path
-    clock: HandClock
-    writer: Writer
-    count: int = 0
-
-    def open_again(self) -> Writer:
-        return Writer(SqliteLog.open(self.path), clock=self.clock)
-
-    def allocate(self, process: ProcessIdentity | None = None, **options: Any) -> Allocation:
-        self.count += 1
-        cpu = options.pop("cpu", 1000)
-        holder = options.pop("holder", f"agent-{self.count}")
-        if process is None:
-            options.setdefault("ttl_ns", 900 * SECOND)
-        receipt = self.writer.execute(
-            Allocate(
-                command_id=f"allocate-{self.count}",
-                pool="box",
-                holder=holder,
-                request=Request({"cpu": cpu}, process=process, **options),
-            )
-        )
-        assert receipt.allocation is not None, receipt.message
-        return receipt.allocation
-
-    def ask_to_end(self, allocation: Allocation, **options: Any) -> None:
-        receipt = self.writer.execute(
-            Reclaim(
-                command_id=f"force-{allocation.id}",
-                allocation=allocation.id,
-                claim=Claim("operator", operator=True),
-                cause="forced",
-                process_alive=True,
-                **{"grace_ns": 30 * SECOND, **options},
-            )
-        )
-        assert receipt.outcome == "ending"
-
-    def state(self, allocation: Allocation) -> Allocation:
-        found = self.writer.present(allocation.id)
-        assert found is not None
-        return found
-
-    def events(self) -> list[Event]:
-        return [from_row(row) for row in self.writer.log.read()]
-
-    def types(self) -> Counter[str]:
-        return Counter(event.type for event in self.events())
-
-    def last(self, allocation: Allocation) -> Event:
-        return [event for event in self.events() if event.allocation == allocation.id][-1]
+from scheduler.sweeps import SWEEPS, SweepReport, crash, expire, run_sweeps
+from tests.integration.processes_children import child, eventually
+from tests.integration.sweeps_bench import (
+    SECOND,
+    Bench,
+    both,
+    dead_process,
+    elsewhere,
+    open_bench,
+    sleeper,
+)
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    path = tmp_path / "ledger.db"
-    clock = HandClock()
-    writer = Writer(SqliteLog.open(path, create=True), clock=clock, snapshots=Snapshots(path))
-    begin(writer.log, "test-ledger", writer)
-    writer.execute(
-        OpenPool(command_id="open-box", pool="box", nodes=(NodeSpec("box", {"cpu": 4000}),))
-    )
-    yield Bench(path, clock, writer)
-    writer.close()
-
-
-@contextmanager
-def sleeper() -> Iterator[tuple[Child, ProcessIdentity]]:
-    with child(SLEEPER) as made:
-        yield made, identify(made.hear_pid())
-
-
-def dead_process() -> ProcessIdentity:
-    with sleeper() as (made, identity):
-        made.end()
-    return identity
-
-
-def elsewhere(identity: ProcessIdentity) -> ProcessIdentity:
-    return replace(identity, host="another-host#00000000")
-
-
-def both(act: Callable[[int], SweepReport]) -> list[SweepReport]:
-    """What two threads that begin together each report."""
-    barrier = threading.Barrier(2)
-    reports: list[SweepReport] = []
-
-    def run(number: int) -> None:
-        barrier.wait()
-        reports.append(act(number))
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(reports) == 2
-    return reports
+    with open_bench(tmp_path) as made:
+        yield made
 
 
 # --- crash ---------------------------------------------------------------------------------------
@@ -426,6 +306,18 @@ def test_details_are_bounded_where_the_ends_are_many(bench: Bench) -> None:
     assert (done.acted, len(done.details)) == (5, 2)
 
 
+def test_a_dry_run_starts_from_a_snapshot_where_there_is_one(bench: Bench) -> None:
+    early = bench.allocate(ttl_ns=SECOND)
+    assert bench.writer.snapshots is not None
+    data = bench.writer.read(lambda book, now: dump(book))
+    bench.writer.snapshots.save(bench.writer.log.head(), data)
+    late = bench.allocate(ttl_ns=2 * SECOND)
+    bench.clock.ahead = 5 * SECOND
+    report = expire(bench.writer, dry_run=True)
+    assert [detail["allocation"] for detail in report.details] == [early.id, late.id]
+    assert bench.types()["expired"] == 0
+
+
 def test_two_expire_sweeps_at_once_write_each_end_once(bench: Bench) -> None:
     for _ in range(12):
         bench.allocate(cpu=100, ttl_ns=SECOND)
@@ -444,149 +336,6 @@ def test_threads_that_share_a_writer_report_each_end_once(bench: Bench) -> None:
     bench.clock.ahead = 5 * SECOND
     reports = both(lambda number: expire(bench.writer))
     assert sum(report.acted for report in reports) == 12
-
-
-# --- ending --------------------------------------------------------------------------------------
-
-
-def test_an_ending_returns_with_its_cause_when_its_process_is_gone(bench: Bench) -> None:
-    with sleeper() as (made, identity):
-        allocation = bench.allocate(identity)
-        bench.ask_to_end(allocation)
-        assert ending(bench.writer).acted == 0
-        assert bench.state(allocation).state == "ending"
-        made.say()
-        made.wait()
-        report = ending(bench.writer)
-    assert (report.examined, report.acted) == (1, 1)
-    body = bench.last(allocation).body
-    assert isinstance(body, Reclaimed)
-    assert (body.cause, body.enforced, body.evidence["how"]) == ("forced", True, "gone")
-
-
-def test_the_crash_sweep_ends_an_ending_with_the_cause_it_was_asked_for(bench: Bench) -> None:
-    dead = dead_process()
-    allocation = bench.allocate(dead)
-    bench.ask_to_end(allocation)
-    report = crash(bench.writer)
-    assert report.details[0]["cause"] == "forced"
-    assert bench.state(allocation).ended_by == "forced"
-    assert ending(bench.writer).examined == 0
-
-
-def test_past_its_grace_a_process_tree_is_ended(bench: Bench) -> None:
-    code = "pid = os.fork()\nif pid: say(os.getpid(), pid)\ntime.sleep(60)"
-    with child(code) as made:
-        root, below = (identify(int(pid)) for pid in made.hear())
-        allocation = bench.allocate(root)
-        bench.ask_to_end(allocation)
-        bench.clock.ahead = 31 * SECOND
-        would = ending(bench.writer, dry_run=True)
-        assert would.acted == 1
-        assert str(root.pid) in would.details[0]["would"]
-        assert observe(root).liveness is Liveness.ALIVE
-        report = ending(bench.writer)
-        assert observe(root).liveness is Liveness.DEAD
-        assert observe(below).liveness is Liveness.DEAD
-    assert report.acted == 1
-    body = bench.last(allocation).body
-    assert isinstance(body, Reclaimed)
-    assert body.enforced
-    assert sorted(body.evidence["terminated"]) == sorted([root.pid, below.pid])
-    assert body.evidence["killed"] == body.evidence["left"] == []
-    assert body.evidence["liveness"] == "dead"
-
-
-def test_what_ignores_term_is_killed(bench: Bench) -> None:
-    with child(STUBBORN) as made:
-        identity = identify(made.hear_pid())
-        allocation = bench.allocate(identity)
-        bench.ask_to_end(allocation, grace_ns=0)
-        assert ending(bench.writer, term_grace_s=0.1).acted == 1
-    body = bench.last(allocation).body
-    assert isinstance(body, Reclaimed)
-    assert body.evidence["killed"] == [identity.pid]
-    assert "KILL" in body.reason
-
-
-def test_a_process_that_is_not_ours_to_stop_is_named_unenforced_and_lives_on(
-    bench: Bench,
-) -> None:
-    with sleeper() as (_, identity):
-        allocation = bench.allocate(identity)
-        bench.ask_to_end(allocation, enforced=False, grace_ns=0)
-        assert "unenforced" in ending(bench.writer, dry_run=True).details[0]["would"]
-        assert ending(bench.writer).acted == 1
-        assert observe(identity).liveness is Liveness.ALIVE
-    body = bench.last(allocation).body
-    assert isinstance(body, Reclaimed)
-    assert not body.enforced
-    assert not bench.state(allocation).enforced
-
-
-def test_what_is_left_running_beyond_reach_makes_the_ending_unenforced(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with sleeper() as (_, identity):
-        allocation = bench.allocate(identity)
-        bench.ask_to_end(allocation, grace_ns=0)
-        # As for a process of another user: the kernel would not let us signal it.
-        monkeypatch.setattr(endings, "_end_tree", lambda root, grace_s: Ended((), (), (root,)))
-        assert ending(bench.writer).acted == 1
-    body = bench.last(allocation).body
-    assert isinstance(body, Reclaimed)
-    assert not body.enforced
-    assert body.evidence["left"] == [identity.pid]
-    assert body.evidence["liveness"] == "alive"
-    assert str(identity.pid) in body.reason
-
-
-@pytest.mark.parametrize("pid", [1, os.getpid()])
-def test_a_sweep_ends_neither_init_nor_itself(bench: Bench, pid: int) -> None:
-    allocation = bench.allocate(identify(pid))
-    bench.ask_to_end(allocation, grace_ns=0)
-    assert "unenforced" in ending(bench.writer, dry_run=True).details[0]["would"]
-    assert ending(bench.writer).acted == 1
-    body = bench.last(allocation).body
-    assert isinstance(body, Reclaimed)
-    assert not body.enforced
-    assert body.evidence["left"] == [pid]
-
-
-def test_an_ending_elsewhere_is_left_to_whoever_sees_it_until_a_longer_grace_is_over(
-    bench: Bench,
-) -> None:
-    allocation = bench.allocate(elsewhere(identify()))
-    bench.ask_to_end(allocation, grace_ns=0)
-    assert ending(bench.writer).acted == 0
-    bench.clock.ahead = FOREIGN_GRACE_NS + SECOND
-    assert ending(bench.writer).acted == 1
-    body = bench.last(allocation).body
-    assert isinstance(body, Reclaimed)
-    assert not body.enforced
-    assert body.evidence["liveness"] == "unknown"
-
-
-def test_a_pass_over_endings_stops_at_its_limit(bench: Bench) -> None:
-    dead = dead_process()
-    for _ in range(3):
-        bench.ask_to_end(bench.allocate(dead))
-    first = ending(bench.writer, limit=2)
-    assert (first.acted, first.more) == (2, True)
-    assert ending(bench.writer, limit=2).acted == 1
-
-
-def test_two_ending_sweeps_at_once_act_once(bench: Bench) -> None:
-    dead = dead_process()
-    for _ in range(4):
-        bench.ask_to_end(bench.allocate(dead))
-    other = bench.open_again()
-    sweeps = (lambda: ending(bench.writer), lambda: crash(other))
-    reports = both(lambda number: sweeps[number]())
-    other.close()
-    assert sum(report.acted for report in reports) == 4
-    assert bench.types()["reclaimed"] == 4
-    assert bench.types()["refused"] == 0
 
 
 # --- by name, and by the scheduler ---------------------------------------------------------------

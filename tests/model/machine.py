@@ -414,7 +414,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if close:
             command = ClosePool(command_id=self.id, pool=pool)
         else:
-            command = OpenPool(command_id=self.id, pool=pool, nodes=draw.BOX[:1], kind=kind)
+            command = OpenPool(command_id=self.id, pool=pool, nodes=draw.EXTRA, kind=kind)
         self.pool_command(command, by)
 
     @rule(

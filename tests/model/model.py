@@ -227,19 +227,19 @@ class Model:
         """Something ends, and with it all that draws on it. Returns all that ended."""
         gone = [held]
         for child in self.children(held.id):
-            by = "withdrawn" if child.state == "waiting" else "leaked"
+            by = "withdrawn" if child.state in ("waiting", "reserved") else "leaked"
             gone += self.end(child, max(at, child.since or at), by)
         held.state, held.ended_at, held.ended_by = "ended", at, cause
         return gone
 
     def pass_time(self, now: int) -> list[Held]:
-        """What time has ended by now, each at its own instant. Returns all that ended."""
+        """What time has ended by now, each at its own instant, the older first. Returns all that ended."""
         gone: list[Held] = []
         while True:
             due = [h for h in self.all if h.due is not None and h.due <= now]
             if not due:
                 return gone
-            first = min(due, key=lambda h: (h.due, -_depth(self, h), h.order))
+            first = min(due, key=lambda held: (held.due, held.order))
             assert first.due is not None
             cause = "expired" if first.state == "active" else "timed_out"
             gone += self.end(first, first.due, cause)
@@ -270,11 +270,6 @@ class Model:
                 held.max_age = None if held.max_age is None else held.max_age + by
             elif held.deadline is not None and held.state != "ended" and held.deadline > since:
                 held.deadline += by
-
-
-def _depth(model: Model, held: Held) -> int:
-    parent = None if held.parent is None else model.get(held.parent)
-    return 0 if parent is None else 1 + _depth(model, parent)
 
 
 def _site(

@@ -85,14 +85,18 @@ def card_choices(site: Site, resource: str, amount: int) -> list[dict[str, int]]
     return [dict.fromkeys(free[:count], CARD)] if len(free) >= count else []
 
 
-def lands_on(sites: list[Site], amounts: Amounts, strategy: str) -> Site | None:
-    """The site that a strategy must choose among those on which the amounts fit."""
+def may_land_on(sites: list[Site], amounts: Amounts, strategy: str) -> list[Site]:
+    """The sites that a strategy may choose; none where the amounts fit nowhere now.
+
+    First fit has no choice. Best fit may take any of those that differ by less than a millionth of
+    their capacity for each resource.
+    """
     fitting = [site for site in sites if not site.cordoned and fits(site, amounts)]
-    if not fitting:
-        return None
-    if strategy == "first_fit":
-        return fitting[0]
-    return min(fitting, key=lambda site: (left_over(site, amounts), site.name))
+    if strategy == "first_fit" or not fitting:
+        return fitting[:1]
+    least = min(left_over(site, amounts) for site in fitting)
+    near = least + Fraction(len(amounts), 1_000_000)
+    return [site for site in fitting if left_over(site, amounts) <= near]
 
 
 def left_over(site: Site, amounts: Amounts) -> Fraction:

@@ -22,7 +22,8 @@ GPUS = (
     NodeSpec("g1", {"cpu": 3, "gpu": 2000}, {"zone": "a"}),
     NodeSpec("g2", {"cpu": 4, "gpu": 1000}, {"zone": "b"}),
 )
-NODES = ("n1", "n2", "n3", "g1", "g2", "n9")
+EXTRA = (NodeSpec("x1", {"cpu": 3}), NodeSpec("x2", {"memory": 4}, {"zone": "a"}))
+NODES = ("n1", "n2", "n3", "g1", "g2", "x1", "x2", "n9")
 
 tenants = st.sampled_from(("acme", "acme", "acme", "zeta"))
 holders = st.sampled_from(HOLDERS)

@@ -28,7 +28,7 @@ from ledger.commands import (
 )
 from ledger.requests import PRIORITIES, Amounts
 from tests.model.model import Held, Model
-from tests.model.places import IN_CARDS, Site, could_fit, fits, grows_on, lands_on, selected
+from tests.model.places import IN_CARDS, Site, could_fit, fits, grows_on, may_land_on, selected
 
 GRANTED = {"granted"}
 
@@ -84,12 +84,12 @@ def eligible(model: Model, command: Allocate) -> list[Site]:
     return [site for site in sites if selected(site, command.request.select)]
 
 
-def must_land_on(model: Model, held: Held) -> Site | None:
-    """The one site on which a request must be granted now, None where it fits nowhere."""
+def landings(model: Model, held: Held) -> list[Site]:
+    """The sites on which a request may be granted now, none where it fits nowhere."""
     request = held.request
     strategy = request.strategy or model.pools[held.pool].strategy
     sites = [s for s in model.sites(held.pool, request.parent) if selected(s, request.select)]
-    return lands_on(sites, request.amounts, strategy)
+    return may_land_on(sites, request.amounts, strategy)
 
 
 def ready(model: Model, held: Held) -> bool:
@@ -103,7 +103,7 @@ def ready(model: Model, held: Held) -> bool:
             return False
     if model.in_the_way(held.pool, held.parent, held.request.amounts, held.order):
         return False
-    return must_land_on(model, held) is not None
+    return bool(landings(model, held))
 
 
 def on_claim(model: Model, command: Targeted) -> set[str]:

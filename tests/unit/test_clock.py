@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from ledger.clock import (
     DRIFT_TOLERANCE,
     JUMP_TOLERANCE_NS,
+    NOTE_AGE_NS,
     SLEEP_TOLERANCE_NS,
     ClockNote,
     Reading,
     Tick,
+    is_fresh,
     machine_clock,
     tell,
     unpack,
@@ -316,6 +318,42 @@ def test_a_jump_that_was_accepted_is_not_told_again(step: int) -> None:
     tick = then(machine.run(SECOND), tick, accept=True)
     tick = then(machine.run(2 * SECOND), tick)
     assert findings(tick) == (0, 0, 0)
+
+
+@given(st.integers(0, NOTE_AGE_NS - 1), _SPAN, st.integers(-SECOND, SECOND))
+def test_a_fresh_note_need_not_be_written_for_the_next_reading_to_come_out_the_same(
+    moment: int, span: int, slewed: int
+) -> None:
+    machine = Machine()
+    note = first(machine).note
+    machine = machine.run(moment)
+    tick = tell(machine.reading, note, START)
+    assert is_fresh(note, tick)
+    later = machine.run(span).set_wall(slewed).reading
+    kept, written = tell(later, note, tick.now), tell(later, tick.note, tick.now)
+    assert kept == written
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        Machine().run(NOTE_AGE_NS),
+        Machine().set_wall(HOUR),
+        Machine().set_wall(-HOUR),
+        Machine().sleep(HOUR),
+        Machine().restart(0),
+    ],
+)
+def test_a_note_that_has_aged_or_a_finding_is_written(machine: Machine) -> None:
+    note = first(Machine()).note
+    assert not is_fresh(note, tell(machine.reading, note, START))
+
+
+def test_no_note_and_an_acceptance_are_written() -> None:
+    tick = first(Machine())
+    assert not is_fresh(None, tick)
+    accepting = tick.note._replace(accept=True)
+    assert not is_fresh(accepting, tell(Machine().reading, accepting, START))
 
 
 def test_the_machines_own_clocks_tell_a_time_that_goes_on() -> None:

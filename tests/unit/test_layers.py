@@ -35,6 +35,8 @@ PURE_STDLIB = frozenset({
 PURE_DEPENDENCIES = frozenset({"orjson"})
 # Builtins that reach outside, or whose result differs from process to process (hash of a str, id).
 IMPURE_BUILTINS = frozenset({"open", "print", "input", "exec", "eval", "__import__", "hash", "id"})
+# It writes initialisers as source, from the fields of our own classes and nothing else.
+WRITES_SOURCE = "ledger.quick"
 
 
 def module_name(path: Path) -> str:
@@ -97,6 +99,7 @@ def impurities(name: str, source: str) -> list[str]:
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
             and node.func.id in IMPURE_BUILTINS
+            and (name, node.func.id) != (WRITES_SOURCE, "exec")
         ):
             problems.append(f"{name}:{node.lineno} calls {node.func.id}()")
     return problems

@@ -1,0 +1,345 @@
+"""The verbs on the record itself: ``events``, ``verify``, ``checkpoint`` and ``redact``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leasebook.cli.failures import UNPROVEN, Failure
+from leasebook.cli.options import filters, session_of, verb
+from leasebook.cli.session import Room, Session, print_json, to_json
+
+if TYPE_CHECKING:
+    from ledger.events import Event
+    from ledger.notes import VerifierKey
+    from ledger.verify import NotedHead, VerifyResult
+
+FOLLOW_EVERY_S = 0.2
+NOTE_CHARACTERS_MAX = 1_000_000
+
+
+# --- events --------------------------------------------------------------------------------------
+
+
+@verb("events")
+@click.option("--after", metavar="POS", default="0", help="After this position.")
+@click.option("--type", "type", metavar="TYPE", help="Of this type only, such as refused.")
+@filters
+@click.option("--since", metavar="WHEN", help="From this time or position on.")
+@click.option("--until", metavar="WHEN", help="Before this time or position.")
+@click.option("--limit", type=click.IntRange(0, 2**62), metavar="N", help="At most so many.")
+@click.option("--follow", is_flag=True, help="Go on with what comes; with --json as JSON Lines.")
+@click.pass_context
+def events_command(
+    ctx: click.Context,
+    after: str,
+    since: str | None,
+    until: str | None,
+    limit: int | None,
+    follow: bool,
+    **wanted: Any,
+) -> None:
+    """The log's events, oldest first.
+
+    WHEN is 06:49, 2026-11-22T06:49:00Z, 30m-ago, now, or a position such as #1234.
+    """
+    session = session_of(ctx)
+    if follow and until is not None:
+        raise click.UsageError("--follow has no end, so it takes no --until", ctx)
+    bounds = _bounds(position_in(after), since, until)
+    with session.open(read_only=True) as room:
+        if follow:
+            _follow(room, session, bounds, limit, wanted)
+            return
+        found = room.ask.events(**bounds, limit=limit, **wanted)
+        if session.json:
+            _print_document(found, room.ledger.writer.log.head().position, bounds)
+        else:
+            for event in found:
+                print(event_text(event))
+
+
+def position_in(text: str) -> int:
+    """A position from ``1234`` or ``#1234``. Raises InvalidInput."""
+    from ledger.errors import InvalidInput
+
+    digits = text.removeprefix("#")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+        raise InvalidInput(f"{text[:40]!r} is not a position", "give a whole number from 0")
+    return int(digits)
+
+
+def _bounds(after: int, since: str | None, until: str | None) -> dict[str, int | None]:
+    """``after`` and ``upto`` (positions), ``since`` and ``until`` (ns UTC), as the questions take them."""
+    from leasebook.when import parse_when
+
+    now = time.time_ns()
+    bounds: dict[str, int | None] = {"after": after, "upto": None, "since": None, "until": None}
+    if since is not None:
+        kind, value = parse_when(since, now)
+        if kind == "position":
+            bounds["after"] = max(after, value - 1)
+        else:
+            bounds["since"] = value
+    if until is not None:
+        kind, value = parse_when(until, now)
+        if kind == "position":
+            bounds["upto"] = max(0, value - 1)
+        else:
+            bounds["until"] = value
+    return bounds
+
+
+def _print_document(found: Iterator[Event], head: int, bounds: dict[str, int | None]) -> None:
+    """One JSON document, written as it is read: a log may be larger than memory."""
+    from leasebook.mapping import event_out
+    from leasebook.when import rfc3339
+
+    out = sys.stdout
+    out.write('{"events":[')
+    comma = ""
+    for event in found:
+        out.write(comma + to_json(event_out(event)))
+        comma = ","
+    echoed = {name: rfc3339(bounds[name]) for name in ("since", "until")}
+    out.write("]," + to_json({"position": head, **echoed})[1:] + "\n")
+
+
+def _follow(
+    room: Room,
+    session: Session,
+    bounds: dict[str, int | None],
+    limit: int | None,
+    wanted: dict[str, Any],
+) -> None:
+    """What is there, then what comes, until the limit is reached or the reader stops."""
+    from leasebook.mapping import event_out
+
+    log = room.ledger.writer.log
+    after = bounds["after"] or 0
+    left = limit
+    while left is None or left > 0:
+        head = log.head().position
+        if head <= after:
+            time.sleep(FOLLOW_EVERY_S)
+            continue
+        asked = bounds | {"after": after, "upto": head}
+        for event in room.ask.events(**asked, limit=left, **wanted):
+            print(to_json(event_out(event)) if session.json else event_text(event))
+            left = None if left is None else left - 1
+        sys.stdout.flush()
+        after = head
+
+
+def event_text(event: Event) -> str:
+    """One event on one line: position, time, type, whose, what in words."""
+    from leasebook.cli.text import clock_text
+    from leasebook.when import rfc3339
+    from projections.stories import sentence
+
+    at = clock_text(rfc3339(event.at) or "")
+    said = sentence(event)
+    words = "" if said == event.type.replace("_", " ") else f"  {said}"
+    subject = next((s for s in (event.allocation, event.pool, event.task) if s), "")
+    return f"#{event.position}  {at}  {event.type}  {subject}{words}".rstrip()
+
+
+# --- proof ---------------------------------------------------------------------------------------
+
+
+@verb("verify")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    metavar="FILE",
+    help="A signed checkpoint that was kept elsewhere: the log must still contain it.",
+)
+@click.option(
+    "--key", metavar="VERIFIERKEY", help="What it was signed with; else this machine's own key."
+)
+@click.pass_context
+def verify_command(ctx: click.Context, checkpoints: tuple[str, ...], key: str | None) -> int:
+    """Prove that the log is whole and unchanged: exit code 0, or 6 where it is not."""
+    from ledger.errors import LedgerCorrupt
+    from ledger.verify import VerifyResult
+
+    session = session_of(ctx)
+    if key is not None and not checkpoints:
+        raise click.UsageError("--key is for a --checkpoint", ctx)
+    try:
+        with session.open(read_only=True) as room:
+            result = _verified(room, checkpoints, key)
+    except LedgerCorrupt as error:
+        result = VerifyResult(False, 0, bytes(32), error.position or 1, 0, error.message)
+    if session.json:
+        print_json(result.as_json())
+    elif result.ok:
+        redacted = f", {result.redacted} redacted" if result.redacted else ""
+        proved = f", {len(checkpoints)} checkpoints hold" if checkpoints else ""
+        print(f"whole: {result.events} events{redacted}{proved}, head {result.head.hex()}")
+    else:
+        raise Failure(
+            "corrupt",
+            f"the log is not whole: {result.reason}",
+            "keep the file as it is, and compare it with a backup",
+            UNPROVEN,
+        )
+    return 0 if result.ok else UNPROVEN
+
+
+def _verified(room: Room, checkpoints: tuple[str, ...], key: str | None) -> VerifyResult:
+    from dataclasses import replace
+
+    from ledger.notes import BadNote
+    from ledger.verify import verify
+
+    log = room.ledger.writer.log
+    try:
+        notes = _noted(room, checkpoints, key) if checkpoints else []
+    except BadNote as error:
+        # The log may be whole all the same, but it is not what the note was to prove.
+        return replace(verify(log), ok=False, first_bad=None, reason=error.message)
+    return verify(log, notes=notes)
+
+
+def _noted(room: Room, checkpoints: tuple[str, ...], key: str | None) -> list[NotedHead]:
+    """The heads of signed checkpoints. Raises BadNote, InvalidInput."""
+    from ledger.notes import BadNote, open_note
+    from ledger.verify import NotedHead
+
+    verifier = _verifier(room, key)
+    heads = []
+    for file in checkpoints:
+        note = open_note(_read_note(file), verifier)
+        if note.origin != verifier.name:
+            raise BadNote(f"{file} is a checkpoint of {note.origin!r}, not of {verifier.name!r}")
+        heads.append(NotedHead(note.size, note.root))
+    return heads
+
+
+def _read_note(file: str) -> str:
+    from ledger.errors import InvalidInput
+
+    try:
+        with Path(file).open(encoding="utf-8", newline="") as stream:
+            return stream.read(NOTE_CHARACTERS_MAX + 1)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
+        raise InvalidInput(f"{file} cannot be read: {why}", "name a checkpoint's file") from None
+
+
+def _verifier(room: Room, key: str | None) -> VerifierKey:
+    """The key as given, else this machine's own for this ledger. Raises InvalidInput."""
+    from ledger.errors import InvalidInput
+    from ledger.notes import BadKey, VerifierKey, load_or_create_key
+
+    if key is None:
+        path = _key_path(room)
+        if not path.exists():
+            raise InvalidInput(
+                "this machine has signed no checkpoint of this ledger",
+                "give the verifier key that `leasebook checkpoint` showed: --key",
+            )
+        return load_or_create_key(path, _origin(room)).verifier
+    try:
+        return VerifierKey.parse(key)
+    except BadKey as error:
+        raise InvalidInput(error.message, error.hint) from None
+
+
+def _ledger_id(room: Room) -> str:
+    from ledger.codec import from_row
+    from ledger.errors import LedgerCorrupt
+    from ledger.events import LedgerOpened
+
+    for row in room.ledger.writer.log.read(0, 1):
+        body = from_row(row).body
+        if isinstance(body, LedgerOpened):
+            return body.ledger_id
+    raise LedgerCorrupt("the log does not begin with its name", "restore a backup", position=1)
+
+
+def _origin(room: Room) -> str:
+    return f"leasebook/{_ledger_id(room)}"
+
+
+def _key_path(room: Room) -> Path:
+    from leasebook.settings import key_directory
+
+    return key_directory() / f"{_ledger_id(room)}.key"
+
+
+@verb("checkpoint")
+@click.option("--out", metavar="FILE", help="Write it to this new file.")
+@click.pass_context
+def checkpoint_command(ctx: click.Context, out: str | None) -> None:
+    """Sign the log's head with this machine's key, which is made on first use.
+
+    Keep the note and the verifier key elsewhere: `leasebook verify --checkpoint` then shows whether
+    anything before it was changed or cut off.
+    """
+    from ledger.notes import Note, load_or_create_key, sign_note
+
+    session = session_of(ctx)
+    with session.open(read_only=True) as room:
+        origin = _origin(room)
+        head = room.ledger.writer.log.head()
+        key = load_or_create_key(_key_path(room), origin)
+    note = sign_note(Note(origin, head.position, head.hash), key)
+    if out is not None:
+        _write_new(out, note)
+    if session.json:
+        print_json(
+            {
+                "origin": origin,
+                "size": head.position,
+                "root": head.hash.hex(),
+                "note": note,
+                "verifier_key": str(key.verifier),
+                "path": out,
+            }
+        )
+        return
+    if out is None:
+        print(note, end="")
+        session.note(f"verifier key: {key.verifier}")
+    else:
+        print(f"{out}  signed at event {head.position}; verifier key: {key.verifier}")
+
+
+def _write_new(file: str, text: str) -> None:
+    from ledger.errors import InvalidInput
+
+    try:
+        with Path(file).open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise InvalidInput(f"{file} exists already", "choose another name") from None
+    except ValueError:
+        raise InvalidInput(f"{file!r} is no file name", "choose another name") from None
+
+
+@verb("redact")
+@click.argument("position", metavar="POS")
+@click.option("--reason", required=True, metavar="TEXT", help="Why, for the record.")
+@click.option("--by", metavar="WHO", help="Who does it; else $LEASEBOOK_HOLDER, or user@host.")
+@click.pass_context
+def redact_command(ctx: click.Context, position: str, reason: str, by: str | None) -> None:
+    """Erase the metadata of one event. Its hash stays, so that the proof still holds."""
+    session = session_of(ctx)
+    at = position_in(position)
+    with session.open() as room:
+        receipt = room.ask.redact(at, reason, by=by)
+    document = {
+        "outcome": receipt.outcome,
+        "positions": list(receipt.positions),
+        "redacted": at,
+        "replayed": receipt.replayed,
+    }
+    session.answer(document, f"redacted  the metadata of event {at}")

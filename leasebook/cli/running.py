@@ -1,0 +1,90 @@
+"""``run``: hold while a command runs. What happens then lives in :mod:`leasebook.run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from leasebook.cli.options import Verb, amounts_in, pairs_in, session_of, wait_in
+
+COMMAND = "leasebook.command"
+OWN_FAILURE = 125
+"""The exit code of a fault of ours, so that it is never taken for the command's."""
+
+
+class RunVerb(Verb):
+    """A verb whose line ends in ``-- COMMAND …``, which is passed on untouched."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take what stands behind the first ``--`` away before click reads the rest."""
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[COMMAND] = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """The usage line names the command too."""
+        return [*super().collect_usage_pieces(ctx), "--", "COMMAND…"]
+
+
+@click.command("run", cls=RunVerb)
+@click.argument("amounts", nargs=-1, metavar="[RESOURCE=AMOUNT]…")
+@click.option("--pool", metavar="POOL", help="Of this pool; else `local`, which is this machine.")
+@click.option("--holder", metavar="H", help="Who holds it; else $LEASEBOOK_HOLDER, or user@host.")
+@click.option("--task", metavar="TASK", help="What it is for.")
+@click.option("--tenant", metavar="T", default="default", show_default=True, help="The tenant.")
+@click.option("--wait", metavar="TIME", help="How long to wait for its turn; 0 does not wait.")
+@click.option("--priority", metavar="P", default="normal", help="low, normal, high or critical.")
+@click.option("--strategy", metavar="S", help="first_fit or best_fit; else the pool's.")
+@click.option("--select", multiple=True, metavar="LABEL=VALUE", help="Only on nodes so labelled.")
+@click.option("--max-age", metavar="TIME", help="Stop the command after so long.")
+@click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Free-form, redactable metadata.")
+@click.option("--receipt", metavar="FILE", help="Write what it used to this file, as JSON.")
+@click.option(
+    "--strays",
+    type=click.Choice(["kill", "keep"]),
+    default="kill",
+    show_default=True,
+    help="What becomes of processes that the command leaves behind.",
+)
+@click.option(
+    "--if-unavailable",
+    type=click.Choice(["fail", "wait", "proceed"]),
+    default="fail",
+    show_default=True,
+    help="Where the ledger cannot be reached.",
+)
+@click.pass_context
+def run_command(
+    ctx: click.Context,
+    amounts: tuple[str, ...],
+    select: tuple[str, ...],
+    meta: tuple[str, ...],
+    wait: str | None,
+    **options: Any,
+) -> int:
+    """Hold amounts while COMMAND runs, measure what it uses, and release them whatever happens.
+
+    Without a pool it opens `local`, of this machine's size. Exits with COMMAND's code; 124 where it
+    was refused, 125 for a failure of Leasebook's own, 126 and 127 as a shell.
+    """
+    from leasebook.run.command import RunOptions, run
+
+    session = session_of(ctx)
+    command = ctx.meta.get(COMMAND)
+    if not command:
+        raise click.UsageError("name a command behind --, as in `leasebook run -- make`", ctx)
+    return run(
+        session.named(),
+        RunOptions(
+            amounts=amounts_in(amounts) if amounts else {},
+            select=pairs_in("--select", select),
+            metadata=pairs_in("--meta", meta),
+            wait=wait,
+            json=session.json,
+            **options,
+        ),
+        command,
+    )
