@@ -110,7 +110,7 @@ class Allocation:
     ``token`` is the fencing token (0 while waiting). ``lease_until`` is None for a process-bound
     allocation. ``deadline`` is the end of the wait, of the reservation, or of the grace of an ending.
     ``claim`` is the node that is kept for a waiting request. ``amounts`` of an elastic one lie between
-    its request's ``amounts`` and ``most``.
+    its request's ``amounts`` and ``most``. ``command`` seeds a waiting request's randomised choices.
     """
 
     id: str
@@ -136,6 +136,7 @@ class Allocation:
     ended_at: int | None = None
     ended_by: str | None = None
     claim: str | None = None
+    command: str | None = None
 
     @property
     def due(self) -> int | None:
@@ -151,6 +152,9 @@ class Allocation:
 class Book:
     """The current state: pools, live and waiting allocations, quotas, tasks, alerts.
 
+    ``quotas``: (tenant, holder, pool) → limits; ``cohorts``: (tenant, pool) → the cohort in which that
+    tenant's quota may be borrowed.
+
     Ended allocations and command ids are not carried: the log's indexes know them.
     """
 
@@ -159,6 +163,7 @@ class Book:
         "allocations",
         "by_holder",
         "checkpoint",
+        "cohorts",
         "due",
         "epoch",
         "holders",
@@ -185,6 +190,7 @@ class Book:
         self.lent: dict[str, Space] = {}
         self.by_holder: dict[tuple[str, str], dict[str, None]] = {}
         self.quotas: dict[tuple[str, str | None, str | None], Amounts] = {}
+        self.cohorts: dict[tuple[str, str | None], str] = {}
         self.tasks: dict[tuple[str, str], int] = {}
         self.alerts: dict[str, dict[str, Any]] = {}
         self.holders: dict[tuple[str, str], Any] = {}
@@ -202,6 +208,7 @@ class Book:
         copy.lent = {name: space.fork() for name, space in self.lent.items()}
         copy.by_holder = {key: ids.copy() for key, ids in self.by_holder.items()}
         copy.quotas = self.quotas.copy()
+        copy.cohorts = self.cohorts.copy()
         copy.tasks = self.tasks.copy()
         copy.alerts = self.alerts.copy()
         copy.holders = self.holders.copy()

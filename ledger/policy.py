@@ -104,7 +104,9 @@ def complaint(settings: dict[str, Any], present: Policy | None = None) -> str | 
             return f"policy {name} cannot be {value!r}; choose one of {shown}"
         bounds = _RANGES.get(name) or (_OPTIONAL.get(name) if value is not None else None)
         if bounds is not None and not _number(*bounds)(value):
-            return f"policy {name} takes a whole number from {bounds[0]} to {bounds[1]}, not {value!r}"
+            return (
+                f"policy {name} takes a whole number from {bounds[0]} to {bounds[1]}, not {value!r}"
+            )
         if name == "refill_amounts" and value is not None and not _amounts(value):
             return f"policy refill_amounts takes positive whole amounts, not {value!r}"
     return _contradiction((present or Policy()).changed(settings))

@@ -51,9 +51,7 @@ def quick(cls: C) -> C:
     return cls
 
 
-def encoder(
-    cls: Any, nested: dict[str, Encoder] | None = None, *, leave_out: str = ""
-) -> Encoder:
+def encoder(cls: Any, nested: dict[str, Encoder] | None = None, *, leave_out: str = "") -> Encoder:
     """A function from a value of a dataclass to a dict of the fields that differ from their default.
 
     It is written out as source, field by field, since a loop over the fields took a third of the

@@ -31,7 +31,8 @@ class Space:
 
     ``waiting`` keeps arrival order, ``line`` the order of service. ``overtakers`` are the positions of
     requests that were granted while an earlier one waited. ``claims`` maps a node to the waiting
-    request that it is kept for. ``elastic`` are allocations that may grow and shrink. ``freed`` says
+    request that it is kept for, ``gangs`` a first member to
+    all that wait with it. ``elastic`` are allocations that may grow and shrink. ``freed`` says
     that something may be granted now. ``changed`` are nodes that were replaced, for whoever caches
     something about nodes; it starts anew with another ``generation``.
     """
@@ -41,6 +42,7 @@ class Space:
         "claims",
         "elastic",
         "freed",
+        "gangs",
         "generation",
         "key",
         "line",
@@ -59,6 +61,7 @@ class Space:
         self.overtakers: list[int] = []
         self.claims: dict[str, str] = {}
         self.elastic: dict[str, None] = {}
+        self.gangs: dict[str, dict[str, None]] = {}
         self.freed = False
         self.totals: Amounts = {}
         self.shapes: dict[str, tuple[object, ...]] = {}
@@ -105,6 +108,7 @@ class Space:
         copy.overtakers = self.overtakers.copy()
         copy.claims = self.claims.copy()
         copy.elastic = self.elastic.copy()
+        copy.gangs = {gang: members.copy() for gang, members in self.gangs.items()}
         copy.freed = self.freed
         copy.totals = self.totals
         copy.shapes = self.shapes

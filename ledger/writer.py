@@ -14,6 +14,7 @@ from threading import RLock
 from typing import TypeVar
 
 from ledger import clock as clocks
+from ledger.advance import GRANTS, advance
 from ledger.book import Allocation, Book
 from ledger.codec import UnknownEvent, from_row, to_row
 from ledger.commands import (
@@ -31,7 +32,7 @@ from ledger.commands import (
 from ledger.content import content_digest
 from ledger.errors import InvalidInput, LedgerCorrupt, LedgerReadOnly, LedgerUnavailable, Reason
 from ledger.events import Event, Refused
-from ledger.evolve import GRANTS, advance, evolve
+from ledger.evolve import evolve
 from ledger.fields import dump
 from ledger.group import Group, Ticket
 from ledger.log import EMPTY, Head, Log, Row, Transaction
@@ -372,6 +373,10 @@ class _Work:
         if command.command_id and step.own and any(e.type != "refused" for e in step.own):
             self._by_command[command.tenant, command.command_id] = list(step.own)
         self._remember_side_effects(command)
+        if step.answer is not None:
+            twin = self.book.allocations[step.answer]
+            outcome = "waiting" if twin.state == "waiting" else "granted"
+            return Receipt(outcome, (twin.position,), None, twin, replayed=True)
         if before is None:
             return receipt_for(step.own, self._present, batch=batch)
         after = before

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ledger.advance import advance
 from ledger.book import Allocation, Book
 from ledger.commands import (
     Allocate,
@@ -18,7 +19,6 @@ from ledger.commands import (
     SetQuota,
 )
 from ledger.events import Event, Refused
-from ledger.evolve import advance
 from ledger.identity import ProcessIdentity
 from ledger.requests import NodeSpec, Request
 from ledger.step import is_due, settle_due, take_step

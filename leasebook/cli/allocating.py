@@ -146,8 +146,8 @@ def _result_of_wait(
     room: Room, name: str, timeout: str | None, positions: list[int]
 ) -> dict[str, Any]:
     """Block, then the result as it is by then: granted, waiting still, or refused."""
-    from ledger.amounts import parse_duration_ns
     from leasebook.waiting import no_longer_waiting
+    from ledger.amounts import parse_duration_ns
 
     limit_s = None if timeout is None else parse_duration_ns(timeout, allow_zero=True) / 1e9
     room.ask.get(name)

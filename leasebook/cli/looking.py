@@ -226,10 +226,9 @@ def _process_on(kind: str, number: int) -> ProcessIdentity | None:
 
 def _bound_to(live: list[dict[str, Any]], pid: int) -> list[dict[str, Any]]:
     """What is bound to a process of this machine or to its nearest ancestor that holds anything."""
+    from leasebook.mapping import process_out
     from scheduler.processes.identity import of_stat
     from scheduler.processes.procfs import read_stat
-
-    from leasebook.mapping import process_out
 
     for _ in range(ANCESTORS_MAX):
         stat = read_stat(pid) if pid > 0 else None

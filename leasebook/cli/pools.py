@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from ledger.errors import InvalidInput
 from leasebook.cli.options import VerbGroup, amounts_in, command_id, pairs_in, session_of
 from leasebook.cli.session import Session
+from ledger.errors import InvalidInput
 
 KEPT_FREE_PERCENT = 10
 NODES_IN_RANGE_MAX = 20_000

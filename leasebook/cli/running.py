@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from leasebook.cli.options import Verb, amounts_in, pairs_in, session_of, wait_in
+from leasebook.cli.options import Verb, amounts_in, pairs_in, session_of
 
 COMMAND = "leasebook.command"
 OWN_FAILURE = 125

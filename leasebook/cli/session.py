@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ledger.receipts import Receipt
     from leasebook.calls import Call, Calls
     from leasebook.manager import Ledger
     from leasebook.questions import Questions
+    from ledger.receipts import Receipt
 
 T = TypeVar("T")
 

@@ -15,15 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger.book import Allocation
-from ledger.errors import LeasebookError, LedgerUnavailable, Refused
-from ledger.events import Event, UsageRecorded
 from leasebook.calls import new_command_id
 from leasebook.run.environment import ALLOCATION, LEDGER
 from leasebook.run.options import RunOptions
 from leasebook.run.sizing import default_amounts, ensure_local
 from leasebook.settings import LOCAL_POOL, default_holder
 from leasebook.waiting import no_longer_waiting
+from ledger.book import Allocation
+from ledger.errors import LeasebookError, LedgerUnavailable, Refused
+from ledger.events import Event, UsageRecorded
 
 if TYPE_CHECKING:
     from leasebook.manager import ResourceManager

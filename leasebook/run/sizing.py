@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from leasebook.settings import LOCAL_POOL
 from ledger.amounts import CARD_RESOURCES
 from ledger.book import Book, Node
 from ledger.errors import Reason, Refused
 from ledger.requests import CARD, Amounts
-from leasebook.settings import LOCAL_POOL
 
 if TYPE_CHECKING:
     from leasebook.manager import ResourceManager

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ledger.requests import Amounts
 from leasebook.run.options import cannot_start
 from leasebook.run.terminal import Terminal
+from ledger.requests import Amounts
 from scheduler.processes.enclosure import Enclosure, EnclosureUnavailable
 
 _PR_SET_PDEATHSIG: Final = 1

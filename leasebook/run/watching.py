@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from ledger.events import UsageRecorded
-from ledger.identity import ProcessIdentity
 from leasebook.run.measuring import Meter
 from leasebook.run.signals import Signals
 from leasebook.run.starting import Command
 from leasebook.run.terminal import Terminal
+from ledger.events import UsageRecorded
+from ledger.identity import ProcessIdentity
 from scheduler.processes.ending import end_tree
 
 if TYPE_CHECKING:
