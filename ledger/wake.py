@@ -44,12 +44,15 @@ class Bell:
         except OSError:
             return
         own = None if self._path is None else self._path.name
-        with contextlib.suppress(OSError), _short(self.directory) as short:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.setblocking(False)
-                for name in names:
-                    if name != own:
-                        self._send(sender, short, name)
+        with (
+            contextlib.suppress(OSError),
+            _short(self.directory) as short,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+        ):
+            sender.setblocking(False)
+            for name in names:
+                if name != own:
+                    self._send(sender, short, name)
 
     def _send(self, sender: socket.socket, short: str, name: str) -> None:
         try:

@@ -63,7 +63,8 @@ def next_claim(book: Book, space: Space, now: int) -> Draft | None:
         if quota_blocks(book, waiting):
             continue
         node = _nearest(book, space, waiting)
-        if node is not None:
+        # Where nothing is missing it will be served in its turn, and needs no claim.
+        if node is not None and short_by(node, waiting.request.amounts):
             return claim(book, waiting, node, now)
     return None
 

@@ -31,7 +31,7 @@ def _holders_in_the_way(book: Book, waiting: Allocation) -> set[Holder]:
 
 
 def find_cycle(book: Book, start: Holder) -> list[Holder] | None:
-    """A circle of holders, each waiting for the next, that ``start`` is part of; None where there is none."""
+    """A circle of holders, each waiting for the next, that ``start`` is part of; else None."""
 
     def waits_for(holder: Holder) -> set[Holder]:
         found: set[Holder] = set()

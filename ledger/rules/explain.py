@@ -134,7 +134,7 @@ def _when(estimate: tuple[int, str] | None) -> str:
 
 
 def _not_together(space: Space, request: Request) -> No:
-    """Each node alone has room; what is asked of several at once, or what is kept for others, has not."""
+    """A node alone has room; what is asked of several, or what is kept for others, has not."""
     if request.spread is not None:
         return No(
             Reason.INSUFFICIENT_CAPACITY,

@@ -59,10 +59,12 @@ def over_quota(
             limits = book.quotas.get((tenant, who, where))
             if limits is None:
                 continue
+            has = held(book, tenant, who, where)
             if who is None and (tenant, where) in book.cohorts:
+                if all(has.get(r, 0) + more.get(r, 0) <= limit for r, limit in limits.items()):
+                    # Its own quota is its own, whatever others have borrowed of it.
+                    continue
                 limits, has = _cohort(book, tenant, where)
-            else:
-                has = held(book, tenant, who, where)
             if ever:
                 has = {}
             for resource, limit in limits.items():
