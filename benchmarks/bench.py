@@ -50,7 +50,7 @@ def allocate(ttl_ns: int = TTL_NS) -> Allocate:
     )
 
 
-def batch(size: int, ttl_ns: int = TTL_NS) -> AllocateBatch:
+def make_batch(size: int, ttl_ns: int = TTL_NS) -> AllocateBatch:
     """A batch of ordinary requests."""
     items = tuple(allocate(ttl_ns) for _ in range(size))
     return AllocateBatch(command_id=f"b{next(_NUMBERS):09}", items=items)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -70,7 +71,7 @@ def _compare(
     with closing(SqliteLog.open(path)) as log, closing(connect(path, read_only=True)) as connection:
         rows = log.head().position
         for _ in range(9):
-            for kept, do in zip(rates, (lambda: ours(log), lambda: raw(connection)), strict=True):
+            for kept, do in zip(rates, (partial(ours, log), partial(raw, connection)), strict=True):
                 with steady():
                     begun = perf_counter()
                     assert do() == rows

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter, time_ns
 
-from benchmarks.bench import Bench, allocate, batch, set_up, steady
+from benchmarks.bench import Bench, allocate, make_batch, set_up, steady
 from benchmarks.table import Result
 from ledger.clock import Reading
 from ledger.snapshots import Snapshots
@@ -41,12 +41,12 @@ def build(path: Path, events: int) -> None:
         position = 0
         while position < events - 3 * LIVE:
             clock.wall_ns += second
-            position = writer.execute(batch(1_000, ttl_ns=second // 2)).positions[-1]
+            position = writer.execute(make_batch(1_000, ttl_ns=second // 2)).positions[-1]
         clock.wall_ns += second
-        writer.execute(batch(LIVE, ttl_ns=7 * 86_400 * second))
+        writer.execute(make_batch(LIVE, ttl_ns=7 * 86_400 * second))
         while _since_checkpoint(writer) < CHECKPOINT_EVERY - 200:
             clock.wall_ns += second
-            writer.execute(batch(50, ttl_ns=second // 2))
+            writer.execute(make_batch(50, ttl_ns=second // 2))
 
 
 def _since_checkpoint(writer: Writer) -> int:

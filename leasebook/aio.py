@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Sequence as Seq
 from functools import update_wrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from leasebook.calls import Call, Calls
+from leasebook.calls import Call, Calls, new_command_id
 from leasebook.manager import RENEWALS_PER_TTL, Ledger
 from leasebook.mapping import duration_in
 from leasebook.questions import Questions
@@ -26,8 +27,9 @@ from leasebook.values import (
     MonitoringFilters,
     refused,
 )
-from leasebook.waiting import no_longer_waiting
+from leasebook.waiting import no_longer_waiting, timeout_in
 from ledger.errors import LeasebookError, Refused
+from ledger.events import Event
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +40,19 @@ def _call(
 ) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
     async def method(self: AsyncResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         call = build(self._calls, *args, **kwargs)
+        return call.convert(await self.ledger.writer.execute_async(call.command))
+
+    update_wrapper(method, build)
+    return method
+
+
+def _call_on_one(
+    build: Callable[Concatenate[Calls, P], Call[T]],
+) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
+    """For what looks something up in the ledger before it can be asked: not in the event loop."""
+
+    async def method(self: AsyncResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        call = await asyncio.to_thread(build, self._calls, *args, **kwargs)
         return call.convert(await self.ledger.writer.execute_async(call.command))
 
     update_wrapper(method, build)
@@ -73,16 +88,16 @@ class AsyncResourceManager:
 
     try_allocate = _call(Calls.try_allocate)
     allocate_batch = _call(Calls.allocate_batch)
-    adjust = _call(Calls.adjust)
-    renew = _call(Calls.renew)
+    adjust = _call_on_one(Calls.adjust)
+    renew = _call_on_one(Calls.renew)
     renew_holder = _call(Calls.renew_holder)
-    confirm = _call(Calls.confirm)
-    release = _call(Calls.release)
-    transfer = _call(Calls.transfer)
-    withdraw = _call(Calls.withdraw)
-    reclaim = _call(Calls.reclaim)
+    confirm = _call_on_one(Calls.confirm)
+    release = _call_on_one(Calls.release)
+    transfer = _call_on_one(Calls.transfer)
+    withdraw = _call_on_one(Calls.withdraw)
+    reclaim = _call_on_one(Calls.reclaim)
     open_pool = _call(Calls.open_pool)
-    resize_pool = _call(Calls.resize_pool)
+    resize_pool = _call_on_one(Calls.resize_pool)
     close_pool = _call(Calls.close_pool)
     cordon = _call(Calls.cordon)
     set_quota = _call(Calls.set_quota)
@@ -99,7 +114,6 @@ class AsyncResourceManager:
     quotas = _ask(Questions.quotas)
     why = _ask(Questions.why)
     story = _ask(Questions.story)
-    events = _ask(Questions.events)
     verify = _ask(Questions.verify)
     redact = _ask(Questions.redact)
     snapshot = _ask(Questions.snapshot)
@@ -107,11 +121,21 @@ class AsyncResourceManager:
     async def allocate(
         self, amounts: Mapping[str, Any], *, pool: str, block: bool = True, **options: Any
     ) -> AllocationHandle:
-        """As :meth:`leasebook.manager.ResourceManager.allocate`."""
-        result: AllocationResult = await self.try_allocate(amounts, pool=pool, **options)
-        if result.outcome == "waiting" and block:
-            assert result.allocation is not None
-            return await self.wait(result.allocation.id)
+        """As :meth:`leasebook.manager.ResourceManager.allocate`. Cancelled at any moment, it gives up
+        its place or what was granted, unless ``command_id`` was given."""
+        keep = options.get("command_id") is not None
+        if not keep:
+            options["command_id"] = new_command_id()
+        try:
+            result: AllocationResult = await self.try_allocate(amounts, pool=pool, **options)
+            if result.outcome == "waiting" and block:
+                assert result.allocation is not None
+                return await self.wait(result.allocation.id)
+        except asyncio.CancelledError:
+            if not keep:
+                # Nobody can come back for it, and the lease may be long.
+                await asyncio.shield(self._give_up(amounts, pool, options))
+            raise
         if result.outcome == "refused":
             raise refused(result.receipt)
         assert result.allocation is not None
@@ -119,12 +143,29 @@ class AsyncResourceManager:
 
     async def wait(self, allocation: str, timeout: Duration | None = None) -> AllocationHandle:
         """As :meth:`leasebook.manager.ResourceManager.wait`."""
-        limit = duration_in(timeout)
+        limit = timeout_in(timeout)
         await self.get(allocation)
-        await self.ledger.waiter.until_async(
-            allocation, no_longer_waiting, None if limit is None else limit / 1e9
-        )
+        await self.ledger.waiter.until_async(allocation, no_longer_waiting, limit)
         return await asyncio.to_thread(self._questions.granted, allocation)
+
+    async def events(self, **filters: Any) -> Seq[Event]:
+        """As :meth:`leasebook.questions.Questions.events`, read at once: give a ``limit``."""
+        return await asyncio.to_thread(lambda: [*self._questions.events(**filters)])
+
+    async def _give_up(
+        self, amounts: Mapping[str, Any], pool: str, options: dict[str, Any]
+    ) -> None:
+        """Leave the queue, or give back what was granted. The command may not be committed yet:
+        so it is given again, under the same id, and there is a receipt."""
+        with contextlib.suppress(LeasebookError):
+            result: AllocationResult = await self.try_allocate(amounts, pool=pool, **options)
+            if result.allocation is None:
+                return
+            handle = result.allocation
+            for leave in (self.withdraw, self.release):
+                with contextlib.suppress(Refused):
+                    await leave(handle.id, holder=handle.holder, tenant=handle.tenant)
+                    return
 
     async def allocate_memory(self, request: MemoryRequest) -> AllocationHandle:
         """Memory and nothing else."""
@@ -154,10 +195,11 @@ class AsyncResourceManager:
             yield handle
         finally:
             keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
-            with contextlib.suppress(Refused):
-                await self.release(handle.id, token=handle.fencing_token, tenant=handle.tenant)
+            try:
+                await asyncio.wait({keeper})
+            finally:
+                with contextlib.suppress(Refused):
+                    await self.release(handle.id, token=handle.fencing_token, tenant=handle.tenant)
 
     async def _keep(self, handle: AllocationHandle, ttl: Duration) -> None:
         while True:

@@ -51,6 +51,15 @@ def new_command_id() -> str:
     return str(uuid_utils.uuid7())
 
 
+def _id_or_new(command_id: str | None) -> str:
+    # An empty id is not "none": it comes from an unset variable, and would lose the one effect.
+    return new_command_id() if command_id is None else command_id
+
+
+def _holder_or_own(holder: str | None) -> str:
+    return default_holder() if holder is None else holder
+
+
 def process_of(pid: int | None) -> ProcessIdentity | None:
     """The identity of a running process. Raises InvalidInput where there is none."""
     if pid is None:
@@ -107,7 +116,7 @@ class Calls:
         command_id: str | None,
     ) -> dict[str, Any]:
         """What every command on one allocation needs; the tenant is the allocation's own."""
-        if not allocation or len(allocation) > 32:
+        if not allocation or len(allocation) > 32 or not allocation.isprintable():
             raise InvalidInput(
                 f"{str(allocation)[:40]!r} is not an allocation's id", "ids look like A17"
             )
@@ -116,9 +125,9 @@ class Calls:
             tenant = "default" if present is None else present.tenant
         return {
             "allocation": allocation,
-            "claim": c.Claim(holder or default_holder(), token, operator),
+            "claim": c.Claim(_holder_or_own(holder), token, operator),
             "tenant": tenant,
-            "command_id": command_id or new_command_id(),
+            "command_id": _id_or_new(command_id),
         }
 
     # --- allocating ------------------------------------------------------------------------------
@@ -167,9 +176,9 @@ class Calls:
         )
         command = allocate_in(
             request,
-            command_id=command_id or new_command_id(),
+            command_id=_id_or_new(command_id),
             pool=pool,
-            holder=holder or default_holder(),
+            holder=_holder_or_own(holder),
             task=task,
             tenant=tenant,
             metadata=metadata,
@@ -189,7 +198,7 @@ class Calls:
         ``atomic`` grants all or none. ``requests`` are :class:`AllocationRequest` values or dicts of
         their fields. Raises InvalidInput (nothing of the batch is done then), LedgerUnavailable.
         """
-        batch_id = command_id or new_command_id()
+        batch_id = _id_or_new(command_id)
         items = []
         for number, given in enumerate(requests):
             if isinstance(given, Mapping):
@@ -212,7 +221,7 @@ class Calls:
                     request,
                     command_id=batch_id,
                     pool=given.pool,
-                    holder=given.holder or default_holder(),
+                    holder=_holder_or_own(given.holder),
                     task=given.task,
                     tenant=tenant,
                     metadata=given.metadata,
@@ -274,7 +283,7 @@ class Calls:
             holder=holder,
             ttl_ns=duration_in(ttl),
             tenant=tenant,
-            command_id=command_id or new_command_id(),
+            command_id=_id_or_new(command_id),
         )
         return Call(command, self._receipt)
 
@@ -413,7 +422,7 @@ class Calls:
         else:
             specs = list(nodes or ())
         command = c.OpenPool(
-            command_id=command_id or new_command_id(),
+            command_id=_id_or_new(command_id),
             pool=name,
             nodes=tuple(specs),
             kind=kind,
@@ -441,14 +450,12 @@ class Calls:
                 )
             nodes = {names[0] if names else name: capacity}
         specs = tuple(node_in(n, cap, None) for n, cap in (nodes or {}).items())
-        command = c.ResizePool(command_id=command_id or new_command_id(), pool=name, nodes=specs)
+        command = c.ResizePool(command_id=_id_or_new(command_id), pool=name, nodes=specs)
         return Call(command, self._receipt)
 
     def close_pool(self, name: str, *, command_id: str | None = None) -> Call[Receipt]:
         """Grant nothing more from a pool. Raises Refused."""
-        return Call(
-            c.ClosePool(command_id=command_id or new_command_id(), pool=name), self._receipt
-        )
+        return Call(c.ClosePool(command_id=_id_or_new(command_id), pool=name), self._receipt)
 
     def cordon(
         self,
@@ -461,7 +468,7 @@ class Calls:
     ) -> Call[Receipt]:
         """Let nothing new land on a node, or (``cordoned`` False) lift that. Raises Refused."""
         command = c.CordonNode(
-            command_id=command_id or new_command_id(),
+            command_id=_id_or_new(command_id),
             pool=pool,
             node=node,
             cordoned=cordoned,
@@ -481,7 +488,7 @@ class Calls:
         """Limit what a tenant, or one holder of it, holds at once; empty limits lift it."""
         base = parse_amounts(limits, allow_zero=True) if limits else {}
         command = c.SetQuota(
-            command_id=command_id or new_command_id(),
+            command_id=_id_or_new(command_id),
             tenant=tenant,
             limits=base,
             holder=holder,
@@ -493,9 +500,7 @@ class Calls:
         self, pool: str, policy: Mapping[str, Any], *, command_id: str | None = None
     ) -> Call[Receipt]:
         """Change settings of a pool's policy (see :class:`ledger.policy.Policy`). Raises Refused."""
-        command = c.SetPolicy(
-            command_id=command_id or new_command_id(), pool=pool, policy=dict(policy)
-        )
+        command = c.SetPolicy(command_id=_id_or_new(command_id), pool=pool, policy=dict(policy))
         return Call(command, self._receipt)
 
     # --- tasks, holders, usage -------------------------------------------------------------------
@@ -567,7 +572,7 @@ class Calls:
     ) -> Call[Receipt]:
         """Record what an allocation really used; see :class:`ledger.events.UsageRecorded`."""
         command = c.RecordUsage(
-            command_id=command_id or new_command_id(),
+            command_id=_id_or_new(command_id),
             tenant=tenant,
             allocation=allocation,
             since=since,

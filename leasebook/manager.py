@@ -28,7 +28,7 @@ from leasebook.values import (
     refused,
     result_from,
 )
-from leasebook.waiting import Waiter, no_longer_waiting
+from leasebook.waiting import Waiter, no_longer_waiting, timeout_in
 from ledger.clock import Reading
 from ledger.errors import LeasebookError, Refused
 from ledger.log import Log
@@ -168,6 +168,8 @@ class ResourceManager:
     ) -> AllocationHandle:
         """Ask for ``amounts`` (such as ``{"cpu": 2, "memory": "4GiB"}``) of a pool.
 
+        Interrupted while it waits, it gives its place up, unless ``command_id`` was given.
+
         Options: ``holder`` (default ``$LEASEBOOK_HOLDER``, else ``user@host``), ``task``, ``tenant``,
         ``ttl`` (default 15 min) or ``pid``, ``wait`` (how long a place in the queue is kept; the call
         blocks that long unless ``block`` is False, and then gives back a waiting handle),
@@ -179,7 +181,13 @@ class ResourceManager:
         result: AllocationResult = self.try_allocate(amounts, pool=pool, **options)
         if result.outcome == "waiting" and block:
             assert result.allocation is not None
-            return self.wait(result.allocation.id)
+            try:
+                return self.wait(result.allocation.id)
+            except BaseException as error:
+                if not isinstance(error, Exception) and options.get("command_id") is None:
+                    # Interrupted, and without an id nobody can come back for the place.
+                    self._give_up(result.allocation)
+                raise
         if result.outcome == "refused":
             raise refused(result.receipt)
         assert result.allocation is not None
@@ -190,14 +198,17 @@ class ResourceManager:
 
         Raises Refused (``wait_timed_out``, ``already_ended``, ``no_such_allocation``).
         """
-        from leasebook.mapping import duration_in
-
-        limit = duration_in(timeout)
+        limit = timeout_in(timeout)
         self._questions.get(allocation)
-        self.ledger.waiter.until(
-            allocation, no_longer_waiting, None if limit is None else limit / 1e9
-        )
+        self.ledger.waiter.until(allocation, no_longer_waiting, limit)
         return self._questions.granted(allocation)
+
+    def _give_up(self, handle: AllocationHandle) -> None:
+        """Leave the queue, or give back what was granted meanwhile."""
+        for leave in (self.withdraw, self.release):
+            with contextlib.suppress(LeasebookError):
+                leave(handle.id, holder=handle.holder, tenant=handle.tenant)
+                return
 
     def allocate_memory(self, request: MemoryRequest) -> AllocationHandle:
         """Memory and nothing else. Raises as :meth:`allocate`."""

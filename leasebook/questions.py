@@ -11,12 +11,12 @@ from leasebook.mapping import pool_out
 from leasebook.settings import default_holder
 from leasebook.values import AllocationHandle, MetricsSnapshot, MonitoringFilters, refused
 from leasebook.when import rfc3339
-from ledger.book import Allocation, Book
+from ledger.book import Book
 from ledger.codec import from_row
 from ledger.commands import Redact
 from ledger.errors import InvalidInput, Reason, Refused
 from ledger.events import Event
-from ledger.receipts import Receipt, fold_allocation
+from ledger.receipts import Receipt, why_not_granted
 from ledger.writer import Writer
 from projections.stories import Story, story_of_allocation, story_of_refusal
 
@@ -30,6 +30,11 @@ def _no_such(allocation: str) -> Refused:
         "see `leasebook list`",
         reason=Reason.NO_SUCH_ALLOCATION,
     )
+
+
+def _may_be_id(allocation: object) -> bool:
+    """Whether a store can look for it at all."""
+    return isinstance(allocation, str) and allocation.isprintable()
 
 
 class Questions:
@@ -49,24 +54,11 @@ class Questions:
 
     def get(self, allocation: str) -> AllocationHandle:
         """An allocation as it is now, ended ones included. Raises Refused (``no_such_allocation``)."""
-        events = self._events_of(allocation)
-        present = self._writer.present(allocation) if events else None
+        present = self._writer.present(allocation) if _may_be_id(allocation) else None
         if present is None:
             raise _no_such(str(allocation))
-        # A lease past its end counts as ended, also before anybody has written that down.
-        live = self._writer.read(lambda book, now: allocation in book.allocations)
-        folded = fold_allocation(events)
-        if not live and folded is not None and folded.state != "ended":
-            present = self._lapsed(folded)
-        metadata = next((e.metadata for e in events if e.metadata), None)
+        metadata = next((e.metadata for e in self._events_of(allocation) if e.metadata), None)
         return AllocationHandle(self._manager, present, metadata)
-
-    def _lapsed(self, allocation: Allocation) -> Allocation:
-        from dataclasses import replace
-
-        due = allocation.due
-        by = "expired" if allocation.state == "active" else "timed_out"
-        return replace(allocation, state="ended", ended_at=due, ended_by=by)
 
     def granted(self, allocation: str) -> AllocationHandle:
         """The handle of a request that was waited for. Raises Refused where it was not granted."""
@@ -74,7 +66,7 @@ class Questions:
         if handle.state == "ended" and not handle.fencing_token:
             receipt = Receipt(
                 "refused",
-                reason=Reason.WAIT_TIMED_OUT,
+                reason=why_not_granted(handle.ended_by),
                 message=f"{allocation} left the queue without a grant: {handle.ended_by}",
                 hint=f"ask again, or see `leasebook why {allocation}`",
             )
@@ -148,7 +140,7 @@ class Questions:
 
     def story(self, allocation: str) -> Story:
         """All that happened to an allocation. Raises Refused (``no_such_allocation``)."""
-        events = self._events_of(allocation)
+        events = self._events_of(allocation) if _may_be_id(allocation) else []
         if not events:
             raise _no_such(str(allocation))
         return story_of_allocation(events, self._writer.read(lambda book, now: now))

@@ -33,20 +33,20 @@ class Waiter:
     def __init__(self, writer: Writer, bell: Bell | None) -> None:
         self._writer = writer
         self._bell = bell
+        self._crashes_at = 0.0
 
-    def _look(self, allocation: str, crashes: bool) -> tuple[Allocation | None, float]:
+    def _look(self, allocation: str) -> tuple[Allocation | None, float]:
         """The present state, with what time or a crash has ended written down; when to look again."""
-        if crashes:
+        # One of those who wait here looks for all of them.
+        if time.monotonic() >= self._crashes_at:
+            self._crashes_at = time.monotonic() + LOOK_FOR_CRASHES_EVERY_S
             from scheduler.sweeps import crash
 
             with contextlib.suppress(LedgerUnavailable):
                 crash(self._writer)
         self._writer.settle()
-        state, due = self._writer.read(
-            lambda book, now: (book.allocations.get(allocation), _due_in_s(book, now))
-        )
-        if state is None:
-            state = self._writer.present(allocation)
+        state = self._writer.present(allocation)
+        due = self._writer.read(_due_in_s)
         return state, min(LOOK_FOR_CRASHES_EVERY_S, due + 0.001)
 
     def _subscribe(self, allocation: str, wake: Callable[[], object]) -> Callable[[], None]:
@@ -69,14 +69,10 @@ class Waiter:
         wake = threading.Event()
         stop = self._subscribe(allocation, wake.set)
         end = None if timeout_s is None else time.monotonic() + timeout_s
-        crashes_at = time.monotonic()
         try:
             while True:
                 wake.clear()
-                crashes = time.monotonic() >= crashes_at
-                if crashes:
-                    crashes_at = time.monotonic() + LOOK_FOR_CRASHES_EVERY_S
-                state, pause = self._look(allocation, crashes)
+                state, pause = self._look(allocation)
                 left = None if end is None else end - time.monotonic()
                 if done(state) or (left is not None and left <= 0):
                     return state
@@ -98,14 +94,10 @@ class Waiter:
         wake = asyncio.Event()
         stop = self._subscribe(allocation, lambda: loop.call_soon_threadsafe(wake.set))
         end = None if timeout_s is None else loop.time() + timeout_s
-        crashes_at = loop.time()
         try:
             while True:
                 wake.clear()
-                crashes = loop.time() >= crashes_at
-                if crashes:
-                    crashes_at = loop.time() + LOOK_FOR_CRASHES_EVERY_S
-                state, pause = await asyncio.to_thread(self._look, allocation, crashes)
+                state, pause = await asyncio.to_thread(self._look, allocation)
                 left = None if end is None else end - loop.time()
                 if done(state) or (left is not None and left <= 0):
                     return state
@@ -118,3 +110,10 @@ class Waiter:
 def no_longer_waiting(state: Allocation | None) -> bool:
     """Whether a request has left the queue."""
     return state is None or state.state != "waiting"
+
+
+def timeout_in(timeout: object) -> float | None:
+    """How long a call may block, in seconds. None is for ever; 0 is not at all."""
+    from leasebook.mapping import duration_in
+
+    return None if timeout is None else (duration_in(timeout) or 0) / 1e9

@@ -5,8 +5,6 @@ The whole book's step is :func:`ledger.evolve.evolve`, which calls this one.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ledger.book import Allocation
 from ledger.events import (
     Adjusted,
@@ -23,6 +21,7 @@ from ledger.events import (
     Transferred,
     Withdrawn,
 )
+from ledger.quick import replace
 
 LEDGER = "ledger"
 """Who an event is by when the ledger itself caused it."""

@@ -6,14 +6,13 @@ Nodes and allocations are values: an event replaces them, it never changes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from heapq import heapify, heappush
 from typing import Any
 
 from ledger.mix import Mix
 from ledger.nodes import lending
 from ledger.policy import Policy
-from ledger.quick import quick
+from ledger.quick import dataclass
 from ledger.requests import Amounts, Placement, Request
 from ledger.spaces import Space
 
@@ -102,7 +101,6 @@ class Pool:
         return copy
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """A request that waits, holds or held, with all that its events say of it.

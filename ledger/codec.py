@@ -66,10 +66,14 @@ _ENCODERS: dict[str, Encoder] = {
     "placements": _each(encode_placement),
     "nodes": _each(encode_node),
 }
+def _placements(values: list[dict[str, Any]]) -> tuple[Placement, ...]:
+    return tuple([Placement(**value) for value in values])
+
+
 _DECODERS: dict[str, Encoder] = {
     "request": decode_request,
     "process": decode_process,
-    "placements": lambda values: tuple([Placement(**value) for value in values]),
+    "placements": _placements,
     "nodes": lambda values: tuple([NodeSpec(**value) for value in values]),
     "blockers": tuple,
     "allocations": tuple,
@@ -191,8 +195,10 @@ def to_row(event: Event, previous: bytes) -> Row:
 
 def from_row(row: Row) -> Event:
     """The event that a row stores. Raises UnknownEvent, and LedgerCorrupt for what is no event."""
-    position, at, recorded_at, type_, schema, tenant, pool = row[:7]
-    allocation, holder, task, command_id, text, metadata_text = row[7:13]
+    # fmt: off
+    (position, at, recorded_at, type_, schema, tenant, pool, allocation, holder, task,
+     command_id, text, metadata_text, _, _) = row
+    # fmt: on
     try:
         data = orjson.loads(text)
         cause = None

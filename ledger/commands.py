@@ -6,10 +6,11 @@ allocation carry a :class:`Claim`: the holder's name or the fencing token, one o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from ledger.identity import ProcessIdentity
+from ledger.quick import dataclass
 from ledger.requests import Amounts, NodeSpec, Request
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ledger.canonical import canonical_json, checked_json
 from ledger.codec import encode_request
-from ledger.commands import Allocate, AllocateBatch, Command
+from ledger.commands import Allocate, AllocateBatch, Command, Reclaim
 from ledger.quick import encoder
 
 _TABLES: dict[type, tuple[tuple[str, Any], ...]] = {}
@@ -38,6 +38,9 @@ def _plain(value: Any) -> Any:
 
 
 _item = encoder(Allocate, {"request": encode_request}, leave_out="command_id")
+
+
+_OBSERVED = ("evidence", "process_alive", "enforced", "happened_at")
 
 
 def _is_checked(command: Allocate) -> bool:
@@ -72,4 +75,8 @@ def content_digest(command: Command) -> str:
             write = checked_json
     else:
         content = _plain(command)
+        if type(command) is Reclaim:
+            # What was seen of the process is no part of what is asked: a retry sees it anew.
+            for seen in _OBSERVED:
+                content.pop(seen, None)
     return sha256(write([command.VERB, content])).hexdigest()[:32]

@@ -7,11 +7,11 @@ of the storage form. Times and durations are integers in nanoseconds (UTC), amou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from ledger.identity import ProcessIdentity
-from ledger.quick import quick
+from ledger.quick import dataclass
 from ledger.requests import Amounts, NodeSpec, Placement, Request
 
 Blockers = tuple[dict[str, Any], ...]
@@ -219,7 +219,6 @@ class Refused(Body):
     repeats_of: int | None = None
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Allocated(Body):
     """Capacity was granted. ``lease_until`` is None where a process bounds the allocation."""
@@ -270,7 +269,6 @@ class Adjusted(Body):
     why: str = ""
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Renewed(Body):
     """Leases were extended: one (the envelope's), or those of a holder in ``allocations``.
@@ -296,7 +294,6 @@ class Ending(Body):
     reason: str = ""
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Released(Body):
     """The holder gave the allocation back. ``consumed`` settles consumable resources."""
@@ -306,7 +303,6 @@ class Released(Body):
     consumed: Amounts | None = None
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Expired(Body):
     """The lease ended at ``lease_until``, which is also the event's ``at``."""
@@ -468,7 +464,6 @@ AnyBody = (
 )
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Cause:
     """The command that an event is the direct effect of, and the digest of its content.
@@ -482,7 +477,6 @@ class Cause:
     items: int | None = None
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Event:
     """One fact: the envelope that every event has, and its body.

@@ -6,7 +6,6 @@ queue in :mod:`ledger.accounts`.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import assert_never
 
 from ledger.accounts import evolve_allocation, join_line, note_refused
@@ -55,6 +54,7 @@ from ledger.events import (
 from ledger.line import Line
 from ledger.nodes import node_from
 from ledger.policy import Policy
+from ledger.quick import replace
 from ledger.spaces import Space
 
 __all__ = ["advance", "evolve", "refusal_key"]

@@ -46,6 +46,7 @@ class Gate:
         self._thread = 0
         self._fd = -1
         self._pid = 0
+        self._last_note = (b"", b"")
 
     def acquire(self, patience_s: float = PATIENCE_S) -> None:
         """Take the gate, waiting up to ``patience_s`` seconds.
@@ -105,11 +106,10 @@ class Gate:
                 return b""
         else:
             raw = os.pread(self._fd, _NOTE_HEAD.size + NOTE_BYTES_MAX, 0)
-        if len(raw) < _NOTE_HEAD.size:
-            return b""
-        length, checksum = _NOTE_HEAD.unpack_from(raw)
-        note = raw[_NOTE_HEAD.size : _NOTE_HEAD.size + length]
-        return note if len(note) == length and crc32(note) == checksum else b""
+            if raw != self._last_note[0]:
+                self._last_note = (raw, _note_in(raw))
+            return self._last_note[1]
+        return _note_in(raw)
 
     def write_note(self, note: bytes) -> None:
         """Leave a note of at most :data:`NOTE_BYTES_MAX` bytes; only while the gate is held.
@@ -208,16 +208,29 @@ class Gate:
         self._fd = waiter.fd
 
 
+def _note_in(raw: bytes) -> bytes:
+    """The note in what was read from the file; empty when there is none, or half of one."""
+    if len(raw) < _NOTE_HEAD.size:
+        return b""
+    length, checksum = _NOTE_HEAD.unpack_from(raw)
+    note = raw[_NOTE_HEAD.size : _NOTE_HEAD.size + length]
+    return note if len(note) == length and crc32(note) == checksum else b""
+
+
 _QUEUE = Struct("hhqqi4x")
 _LOCK_NOW: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _LOCK_WAIT: int | None = getattr(fcntl, "F_OFD_SETLKW", None)
 _QUEUE_AT = 1 << 20
+_PLACES = {
+    kind: _QUEUE.pack(kind, os.SEEK_SET, _QUEUE_AT, 1, 0)
+    for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK)
+}
 
 
 def _queue(fd: int, command: int | None, kind: int) -> None:
     """Take or leave the place in the queue; nothing where the system has no such locks."""
     if command is not None:
-        fcntl.fcntl(fd, command, _QUEUE.pack(kind, os.SEEK_SET, _QUEUE_AT, 1, 0))
+        fcntl.fcntl(fd, command, _PLACES[kind])
 
 
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -7,15 +7,18 @@ under way and their own.
 
 from __future__ import annotations
 
-import asyncio
-import os
+import contextlib
 from collections.abc import Callable
-from concurrent.futures import Executor
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ledger.commands import AnyCommand
 from ledger.errors import LedgerUnavailable, LimitExceeded
+
+if TYPE_CHECKING:
+    # The command line has no use for these, and they take longer to import than the whole ledger.
+    import asyncio
+    from concurrent.futures import Executor
 
 BATCH_MAX = 1_024
 """The most commands that share one transaction."""
@@ -41,13 +44,12 @@ class Ticket:
 
 
 class ThreadTicket(Ticket):
-    """A ticket whose caller blocks; ``lead`` tells the woken caller to lead the next batch."""
+    """A ticket whose caller blocks until it is settled, or made the leader."""
 
-    __slots__ = ("lead", "wake")
+    __slots__ = ("wake",)
 
     def __init__(self, command: AnyCommand) -> None:
         super().__init__(command)
-        self.lead = False
         self.wake = Lock()
         self.wake.acquire()
 
@@ -75,120 +77,154 @@ def _resolve(tickets: list[TaskTicket]) -> None:
             ticket.future.set_result(None)
 
 
+def _release(ticket: ThreadTicket) -> None:
+    """Wake a ticket's caller. Once too often does no harm: nobody waits for a lock twice."""
+    with contextlib.suppress(RuntimeError):
+        ticket.wake.release()
+
+
 class Group:
-    """The commands that wait, and who leads. ``commit`` settles a batch of tickets."""
+    """The commands that wait, and who leads. ``commit`` settles a batch of tickets.
+
+    An interrupt (Ctrl-C) may strike the leader between any two lines. So every step of leading is
+    one that :meth:`_abandon` can take again, and nobody is left waiting for a leader that is gone.
+    """
 
     def __init__(self, commit: Callable[[list[Ticket]], None]) -> None:
         self._commit = commit
-        self._executor: Executor | None = None
-        self._reset()
+        self.start_anew()
 
-    def _reset(self) -> None:
+    def start_anew(self) -> None:
+        """Forget the line: a forked child has its parent's, but not the threads that stand in it."""
         self._lock = Lock()
         self._pending: list[Ticket] = []
-        self._busy = False
-        self._pid = os.getpid()
-
-    def _enter(self, ticket: Ticket) -> bool:
-        """Put a ticket in line; True when its caller is the one to lead."""
-        if self._pid != os.getpid():
-            # A forked child has its parent's line, but not the threads that stand in it.
-            self._reset()
-            self._executor = None
-        with self._lock:
-            if len(self._pending) >= PENDING_MAX:
-                raise LimitExceeded(
-                    f"{PENDING_MAX} commands wait for the ledger already", "slow down and try again"
-                )
-            self._pending.append(ticket)
-            if self._busy:
-                return False
-            self._busy = True
-            return True
+        self._batch: list[Ticket] = []
+        self._leader: Ticket | None = None
+        self._executor: Executor | None = None
 
     def execute(self, command: AnyCommand) -> Any:
         """Run one command and block until it is committed."""
         ticket = ThreadTicket(command)
-        if self._enter(ticket):
-            self._lead(ticket)
-        else:
-            try:
+        try:
+            self._enter(ticket)
+            if self._leader is not ticket:
                 ticket.wake.acquire()
-            except BaseException:
-                self._abandon(ticket)
-                raise
-            if ticket.lead:
+            if self._leader is ticket:
                 self._lead(ticket)
+        except BaseException:
+            self._abandon(ticket)
+            raise
         return ticket.result()
-
-    def _abandon(self, ticket: ThreadTicket) -> None:
-        """A caller was interrupted in line: leave it, or lead once if the lead was just handed over."""
-        with self._lock:
-            lead = ticket.lead
-            if not lead and ticket in self._pending:
-                self._pending.remove(ticket)
-        if lead:
-            self._lead(ticket)
 
     async def execute_async(self, command: AnyCommand) -> Any:
         """Run one command; the loop goes on while it is committed.
 
         A task that is cancelled meanwhile leaves its command to be carried out.
         """
-        loop = asyncio.get_running_loop()
+        from asyncio import get_running_loop
+
+        loop = get_running_loop()
         ticket = TaskTicket(command, loop)
-        if self._enter(ticket):
+        self._enter(ticket)
+        if self._leader is ticket:
             # Led from the loop's next turn, so that all tasks of this turn share the transaction.
-            loop.call_soon(self._lead_elsewhere)
+            loop.call_soon(self._lead_elsewhere, ticket)
         await ticket.future
         return ticket.result()
 
-    def _lead_elsewhere(self) -> None:
-        if self._executor is None:
-            from concurrent.futures import ThreadPoolExecutor
+    def _enter(self, ticket: Ticket) -> None:
+        """Put a ticket in line; where nobody leads, it does."""
+        with self._lock:
+            if len(self._pending) >= PENDING_MAX:
+                raise LimitExceeded(
+                    f"{PENDING_MAX} commands wait for the ledger already", "slow down and try again"
+                )
+            self._pending.append(ticket)
+            leader = self._leader
+            if leader is None:
+                self._leader = ticket
+        if isinstance(leader, TaskTicket) and not leader.loop.is_running():
+            # Its loop was stopped before the next turn, and may never take it.
+            self._lead_elsewhere(leader)
 
-            self._executor = ThreadPoolExecutor(1, "leasebook-writer")
-        self._executor.submit(self._lead, None)
+    def _lead_elsewhere(self, leader: TaskTicket) -> None:
+        """Lead in a thread of its own, so that no event loop waits for the disk."""
+        try:
+            with self._lock:
+                if self._executor is None:
+                    from concurrent.futures import ThreadPoolExecutor
 
-    def _lead(self, mine: Ticket | None) -> None:
+                    # One thread only: asked twice for the same leader, it leads once.
+                    self._executor = ThreadPoolExecutor(1, "leasebook-writer")
+                executor = self._executor
+            executor.submit(self._lead_if_still, leader)
+        except RuntimeError:
+            # The interpreter is ending and starts no more threads.
+            self._lead_if_still(leader)
+
+    def _lead_if_still(self, leader: TaskTicket) -> None:
+        try:
+            if self._leader is leader:
+                self._lead(leader)
+        except BaseException:
+            self._abandon(leader)
+            raise
+
+    def _lead(self, leader: Ticket) -> None:
         """Commit one batch, wake its callers, and hand the lead on."""
         with self._lock:
-            batch = self._pending[:BATCH_MAX]
-            del self._pending[:BATCH_MAX]
+            self._batch, self._pending = self._pending[:BATCH_MAX], self._pending[BATCH_MAX:]
         try:
-            self._commit(batch)
-        except BaseException as error:
-            interrupted = not isinstance(error, Exception)
-            for ticket in batch:
-                if ticket.receipt is None and ticket.error is None:
-                    ticket.error = _interruption() if interrupted else error
-            if interrupted:
-                self._hand_on(batch, mine)
-                raise
-        self._hand_on(batch, mine)
+            self._commit(self._batch)
+        except Exception as error:
+            self._fail(error)
+        self._hand_on(leader)
 
-    def _hand_on(self, batch: list[Ticket], mine: Ticket | None) -> None:
-        with self._lock:
-            following = self._pending[0] if self._pending else None
-            self._busy = following is not None
-            if isinstance(following, ThreadTicket):
-                following.lead = True
+    def _fail(self, error: Exception) -> None:
+        for ticket in self._batch:
+            if ticket.receipt is None and ticket.error is None:
+                ticket.error = error
+
+    def _hand_on(self, leader: Ticket) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[TaskTicket]] = {}
-        for ticket in batch:
+        for ticket in self._batch:
             if isinstance(ticket, TaskTicket):
                 by_loop.setdefault(ticket.loop, []).append(ticket)
-            elif ticket is not mine and isinstance(ticket, ThreadTicket):
-                ticket.wake.release()
+            elif ticket is not leader and isinstance(ticket, ThreadTicket):
+                _release(ticket)
         for loop, tickets in by_loop.items():
-            if not loop.is_closed():
+            try:
                 loop.call_soon_threadsafe(_resolve, tickets)
-        if isinstance(following, ThreadTicket):
-            following.wake.release()
-        elif following is not None:
-            self._lead_elsewhere()
+            except RuntimeError:
+                # The loop was closed meanwhile: nobody is left to tell.
+                continue
+        with self._lock:
+            self._batch = []
+            self._leader = following = self._pending[0] if self._pending else None
+        self._call(following)
+
+    def _call(self, leader: Ticket | None) -> None:
+        """Tell a ticket's caller that it is the one to lead."""
+        if isinstance(leader, ThreadTicket):
+            _release(leader)
+        elif isinstance(leader, TaskTicket):
+            self._lead_elsewhere(leader)
+
+    def _abandon(self, ticket: Ticket) -> None:
+        """A caller was interrupted: take it out of the line, and finish what it led."""
+        with self._lock:
+            if ticket in self._pending:
+                self._pending.remove(ticket)
+            leader = self._leader
+        if leader is ticket:
+            self._fail(_interruption())
+            self._hand_on(ticket)
+        else:
+            # It may have been interrupted just before it called its follower.
+            self._call(leader)
 
     def close(self) -> None:
         """Wait for the thread that leads for asyncio tasks, if there is one."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True)
-            self._executor = None
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True)

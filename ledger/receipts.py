@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from ledger.advance import advance
 from ledger.book import Allocation
 from ledger.errors import Reason
 from ledger.events import Event, Refused
-from ledger.quick import quick
+from ledger.quick import dataclass
 
 Present = Callable[[str], Allocation | None]
 """Allocation id → its present state, ended ones included; None where there is none."""
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The outcome of one command (design, rule 4).
@@ -109,12 +107,17 @@ def _single(event: Event, present: Present, replayed: bool) -> Receipt:
                 positions,
                 event,
                 allocation,
-                Reason.WAIT_TIMED_OUT,
+                why_not_granted(allocation.ended_by),
                 f"{allocation.id} left the queue without a grant: {allocation.ended_by}",
                 "ask again under a new command id",
                 replayed=replayed,
             )
     return Receipt(outcome, positions, event, allocation, replayed=replayed)
+
+
+def why_not_granted(ended_by: str | None) -> Reason:
+    """The reason to give for a request that left the queue without a grant."""
+    return Reason.WAIT_TIMED_OUT if ended_by == "timed_out" else Reason.ALREADY_ENDED
 
 
 def _of_waiting(allocation: Allocation | None) -> str:

@@ -6,11 +6,9 @@ changed once they stand in one of these values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ledger.amounts import CARD_RESOURCES
 from ledger.identity import ProcessIdentity
-from ledger.quick import quick
+from ledger.quick import dataclass
 
 __all__ = [
     "CARD",
@@ -34,7 +32,6 @@ CARD = 1000
 """Base units of one whole card."""
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Request:
     """What was asked, complete enough to be decided again.
@@ -62,7 +59,6 @@ class Request:
     parent: str | None = None
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Placement:
     """A share of an allocation on one node.

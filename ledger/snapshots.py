@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +50,20 @@ class Snapshots:
             connection.execute(_TABLE)
         return connection
 
-    def newest(self, known: Any, upto: int | None = None) -> Book | None:
+    def newest(
+        self,
+        known: Callable[[int], Head | None],
+        upto: int | None = None,
+        *,
+        proof: Callable[[int], str | None] | None = None,
+    ) -> Book | None:
         """The book of the newest usable snapshot at or before ``upto``; None where there is none.
 
-        ``known`` maps a position to the log's :class:`~ledger.log.Head` there, or None.
+        ``known`` maps a position to the log's head there, or None; ``proof`` maps it to the book's
+        digest there, as the log's next event gives it.
         """
-        with contextlib.suppress(sqlite3.Error, OSError, ValueError, KeyError, TypeError):
+        # Whatever is wrong with a file that may be deleted at any time: the log is folded instead.
+        with contextlib.suppress(Exception):
             connection = self._connect(create=False)
             if connection is None:
                 return None
@@ -64,9 +74,12 @@ class Snapshots:
                     (2**62 if upto is None else upto, FIELDS),
                 )
                 for position, hash_, data in rows:
-                    head: Head | None = known(position)
-                    if head is not None and head.hash == hash_:
-                        return load(data)
+                    head = known(position)
+                    if head is None or head.hash != hash_:
+                        continue
+                    if proof is not None and proof(position) != sha256(data).hexdigest():
+                        continue
+                    return load(data)
         return None
 
     def save(self, head: Head, data: bytes) -> None:

@@ -37,8 +37,20 @@ class Bell:
         self._path: Path | None = None
         self._pid = os.getpid()
 
+    def _leave_the_parents(self) -> None:
+        """In a forked child: the socket is the parent's, and so is the thread that listened."""
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        if self._socket is not None:
+            # Only this process's descriptor: to shut it down would deafen the parent.
+            self._socket.close()
+        self._socket = self._path = None
+
     def ring(self) -> None:
         """Wake every other process that listens on this ledger."""
+        self._leave_the_parents()
         try:
             names = os.listdir(self.directory)
         except OSError:
@@ -66,10 +78,10 @@ class Bell:
 
     def listen(self, rung: Callable[[], None]) -> None:
         """Call ``rung`` in a thread of its own whenever another process rings. Once is enough."""
+        self._leave_the_parents()
         with self._lock:
-            if self._socket is not None and self._pid == os.getpid():
+            if self._socket is not None:
                 return
-            self._pid = os.getpid()
             with contextlib.suppress(OSError):
                 self.directory.mkdir(mode=0o700, exist_ok=True)
                 receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -93,6 +105,7 @@ class Bell:
 
     def close(self) -> None:
         """Stop listening and take the socket away."""
+        self._leave_the_parents()
         with self._lock:
             receiver, path = self._socket, self._path
             self._socket = self._path = None
@@ -100,6 +113,6 @@ class Bell:
             with contextlib.suppress(OSError):
                 receiver.shutdown(socket.SHUT_RDWR)
             receiver.close()
-        if path is not None and self._pid == os.getpid():
+        if path is not None:
             with contextlib.suppress(OSError):
                 path.unlink()

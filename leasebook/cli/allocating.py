@@ -64,6 +64,7 @@ RESERVED_FOR = "60s"
 @click.pass_context
 def allocate_command(
     ctx: click.Context,
+    /,
     pool: str,
     amounts: tuple[str, ...],
     wait: str | None,
@@ -190,10 +191,10 @@ def _answer(session: Session, result: dict[str, Any], printed: str | None) -> in
         return code
     from leasebook.cli import text
 
-    held = result.get("allocation")
     if result["outcome"] == "refused":
         line = text.refusal_text(result, hint=False)
         raise Failure(result["reason"], line, result["hint"], code)
+    held = result["allocation"]
     if code == CONFLICT:
         raise Failure(
             "already_ended",

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from leasebook.cli.failures import (
+    DONE,
     FAILED,
     INTERRUPTED,
     INVALID,
@@ -55,6 +56,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("upkeep", "See it work: real processes compete for this machine."),
 }
 """Verb → (module of :mod:`leasebook.cli`, its line of help)."""
+
+
+COMPLETION = "_LEASEBOOK_COMPLETE"
+"""Set while a shell asks for completions, which click answers."""
 
 
 class Program(click.Group):
@@ -110,7 +115,9 @@ def run(argv: Sequence[str]) -> int:
     session = Session(json="--json" in _own(argv))
     try:
         code = _invoke(list(argv), session)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            # A full disk shows here, while it can still be said.
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         # Whoever read the output has enough of it. What is left in the buffer must not be flushed.
@@ -120,6 +127,8 @@ def run(argv: Sequence[str]) -> int:
         print("leasebook: interrupted", file=sys.stderr)
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
+        if session.json:
+            return _fail(Failure("invalid", "a verb is missing", "see --help", INVALID), session)
         print(error.format_message(), file=sys.stderr)
         return INVALID
     except click.ClickException as error:
@@ -138,8 +147,16 @@ def _own(argv: Sequence[str]) -> Sequence[str]:
 
 
 def _invoke(argv: list[str], session: Session) -> int:
-    done: Any = program().main(argv, prog_name="leasebook", standalone_mode=False, obj=session)
-    return done if isinstance(done, int) else 0
+    root = program()
+    if COMPLETION in os.environ:
+        root.main(argv, prog_name="leasebook", obj=session)
+    # click's own main would answer a closed pipe and Ctrl-C in its way, with codes of its own.
+    try:
+        with root.make_context("leasebook", argv, obj=session) as ctx:
+            done: Any = root.invoke(ctx)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    return done if isinstance(done, int) else DONE
 
 
 def _usage_failure(error: click.ClickException) -> Failure:
@@ -156,4 +173,4 @@ def _fail(failure: Failure, session: Session) -> int:
         print_json(failure.to_json())
     else:
         print(failure.line(), file=sys.stderr)
-    return failure.code
+    return session.code_of_failure(failure.code)

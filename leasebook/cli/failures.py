@@ -87,6 +87,11 @@ def code_of(reason: str) -> int:
     return _OF_REASON.get(Reason(reason), REFUSED)
 
 
+def code_beside_command(code: int) -> int:
+    """The exit code of ``run`` for a failure of ours, so that it is not taken for the command's."""
+    return 124 if code == REFUSED else 125
+
+
 def failure_from(error: Exception) -> Failure:
     """Any exception as a failure; what nobody foresaw is an internal error."""
     if isinstance(error, Failure):

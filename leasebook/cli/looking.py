@@ -25,7 +25,7 @@ ANCESTORS_MAX = 64
 @filters
 @click.option("--state", type=click.Choice(STATES), help="In this state only.")
 @click.pass_context
-def list_command(ctx: click.Context, **wanted: Any) -> None:
+def list_command(ctx: click.Context, /, **wanted: Any) -> None:
     """What is held and what waits now."""
     session = session_of(ctx)
     with session.open(read_only=True) as room:
@@ -144,7 +144,7 @@ def _last(room: Room, holder: str | None) -> str:
             if row.type in EXPLAINED and (holder is None or row.holder == holder):
                 # A refusal that only counts repeats explains nothing itself, but it may be all
                 # that names the first; its story says so.
-                return row.allocation if row.type != "refused" else f"R{row.position}"
+                return f"R{row.position}" if row.type == "refused" else str(row.allocation)
         upto = after
     raise Failure(
         "no_such_allocation",

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
+from leasebook.cli.nodes import checked, host_amounts, nodes_in, read_nodes
 from leasebook.cli.options import VerbGroup, amounts_in, command_id, pairs_in, session_of
 from leasebook.cli.session import Session
 from ledger.errors import InvalidInput
-
-KEPT_FREE_PERCENT = 10
-NODES_IN_RANGE_MAX = 20_000
-CSV_BYTES_MAX = 16 * 1024 * 1024
-
-_RANGE = re.compile(r"(.*?)(\d{1,12})\.\.(\d{1,12})\Z", re.DOTALL)
-
-
-class Nodes(NamedTuple):
-    """Nodes as they were typed: name → resource → text, and name → label → value."""
-
-    capacity: dict[str, dict[str, Any]]
-    labels: dict[str, dict[str, str]]
-
-    def add(self, name: str, amounts: dict[str, Any], labels: dict[str, str]) -> None:
-        """Take one more node. Raises InvalidInput where it was given before."""
-        if name in self.capacity:
-            raise InvalidInput(f"node {name[:40]!r} was given twice", "name each node once")
-        self.capacity[name] = amounts
-        if labels:
-            self.labels[name] = labels
-
 
 pool_command = VerbGroup("pool", help="Pools: named capacities made of nodes.")
 
@@ -56,7 +33,7 @@ pool_command = VerbGroup("pool", help="Pools: named capacities made of nodes.")
 @click.option(
     "--host",
     is_flag=True,
-    help=f"The size of this machine, {KEPT_FREE_PERCENT} % kept free; amounts given replace its.",
+    help="The size of this machine, 10 % kept free; amounts given replace its own.",
 )
 @click.option(
     "--label", multiple=True, metavar="NAME=VALUE", help="A label of the pool's one node."
@@ -70,6 +47,7 @@ pool_command = VerbGroup("pool", help="Pools: named capacities made of nodes.")
 @click.pass_context
 def open_(
     ctx: click.Context,
+    /,
     name: str,
     amounts: tuple[str, ...],
     nodes: tuple[str, ...],
@@ -92,110 +70,29 @@ def open_(
         raise click.UsageError("give amounts (or --host) or nodes, not both", ctx)
     from leasebook.cli.rules import policy_in
 
-    options: dict[str, Any] = {"policy": policy_in(policy)}
-    if nodes or file:
-        many = nodes_in(nodes)
-        if file:
-            read_nodes(file, many)
-        options |= {"nodes": many.capacity, "labels": many.labels}
-    else:
-        size = host_amounts() if host else {}
-        options["basis"] = size.pop("basis", "")
-        given = amounts_in(amounts) if amounts else {}
-        options["capacity"] = {**size, **given} or None
-        options["labels"] = {name: pairs_in("--label", label)}
-    if observed:
-        options["kind"] = "observed"
+    many = nodes_in(nodes)
+    if file:
+        read_nodes(file, many)
+    basis = ""
+    if not (nodes or file):
+        size, basis = host_amounts() if host else ({}, "")
+        given = amounts_in(amounts) if amounts or not host else {}
+        many.add(name, {**size, **given}, pairs_in("--label", label))
+    specs = checked(name, many)
+    settings = policy_in(policy)
     with session.open(create=True) as room:
-        call = room.calls.open_pool(name, command_id=command_id, **options)
+        call = room.calls.open_pool(
+            name,
+            nodes=specs,
+            kind="observed" if observed else "managed",
+            policy=settings,
+            basis=basis,
+            command_id=command_id,
+        )
         receipt = room.carry_out(call)
-        _answer(session, room.ask.pool(name), "opened", receipt, options.get("basis") or "")
+        _answer(session, room.ask.pool(name), "opened", receipt, basis)
         if not session.json:
             session.note(f"the ledger is {room.ledger.path}")
-
-
-def host_amounts() -> dict[str, Any]:
-    """This machine's cores and memory, a tenth kept free, and ``basis``: where they come from."""
-    from scheduler.processes.cgroup import machine_capacity
-
-    machine = machine_capacity()
-    share = 100 - KEPT_FREE_PERCENT
-    page = 4096
-    return {
-        "cpu": f"{max(1, machine.cpu_milli * share // 100)}m",
-        "memory": max(page, machine.memory_bytes * share // 100 // page * page),
-        "basis": f"cpu: {machine.cpu_basis}; memory: {machine.memory_basis};"
-        f" {KEPT_FREE_PERCENT} % kept free",
-    }
-
-
-def nodes_in(given: Iterable[str]) -> Nodes:
-    """Nodes from ``n1:cpu=64,gpu=2,label:model=T4`` and ``3100..3199:port=1``. Raises InvalidInput."""
-    found = Nodes({}, {})
-    for text in given:
-        name, colon, rest = text.partition(":")
-        if not colon or not name:
-            raise InvalidInput(
-                f"--node {text[:40]!r} is no node", "write NAME:RESOURCE=AMOUNT,… as n1:cpu=64"
-            )
-        parts = [part for part in rest.split(",") if part]
-        labels = [p.removeprefix("label:") for p in parts if p.startswith("label:")]
-        amounts = amounts_in(p for p in parts if not p.startswith("label:"))
-        for one in _names(name):
-            found.add(one, amounts, pairs_in("label:", labels))
-    return found
-
-
-def _names(name: str) -> list[str]:
-    """The names that a range stands for, ``p08..p12`` with its zeros; one name is itself."""
-    match = _RANGE.match(name)
-    if match is None:
-        return [name]
-    first, last = int(match[2]), int(match[3])
-    if not 0 <= last - first < NODES_IN_RANGE_MAX:
-        raise InvalidInput(
-            f"the nodes {name[:40]!r} are {max(0, last - first + 1)} nodes",
-            f"give 1 to {NODES_IN_RANGE_MAX}, the lower number first",
-        )
-    width = len(match[2]) if match[2].startswith("0") else 0
-    return [f"{match[1]}{number:0{width}}" for number in range(first, last + 1)]
-
-
-def read_nodes(file: str, found: Nodes) -> None:
-    """Add the nodes of a CSV file. Raises InvalidInput where it cannot be read as one."""
-    import csv
-    import io
-    from pathlib import Path
-
-    from leasebook.schemas import node_row
-
-    try:
-        path = Path(file)
-        if path.stat().st_size > CSV_BYTES_MAX:
-            raise InvalidInput(f"{file} is larger than 16 MiB", "split it into several pools")
-        text = path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
-        raise InvalidInput(f"{file} cannot be read: {why}", "name a CSV file") from None
-    try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        raise InvalidInput(f"{file} is no CSV table: {error}", "mend it") from None
-    if not rows:
-        raise InvalidInput(f"{file} has no nodes", "give a head with a column name, and rows")
-    for line, row in enumerate(rows, 2):
-        if None in row:
-            raise InvalidInput(f"line {line} of {file} has more cells than the head", "mend it")
-        filled = {str(k).strip(): v.strip() for k, v in row.items() if v is not None and v.strip()}
-        node = node_row(filled, line)
-        amounts: dict[str, Any] = {}
-        labels: dict[str, str] = {}
-        for column, value in (node.model_extra or {}).items():
-            if column.startswith("label:"):
-                labels[column.removeprefix("label:")] = value
-            else:
-                amounts[column] = value
-        found.add(node.name, amounts, labels)
 
 
 def _answer(session: Session, pool: dict[str, Any], said: str, receipt: Any, basis: str) -> None:
@@ -357,7 +254,7 @@ def _pool_with(book: Any, node: str) -> str:
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
 @command_id
 @click.pass_context
-def cordon(ctx: click.Context, node: str, pool: str | None, **options: Any) -> None:
+def cordon(ctx: click.Context, /, node: str, pool: str | None, **options: Any) -> None:
     """Let nothing new land on a node; what is there stays."""
     _cordon(ctx, node, pool, **options)
 
@@ -367,7 +264,7 @@ def cordon(ctx: click.Context, node: str, pool: str | None, **options: Any) -> N
 @click.option("--pool", metavar="POOL", help="Where several pools have a node of this name.")
 @command_id
 @click.pass_context
-def uncordon(ctx: click.Context, node: str, pool: str | None, **options: Any) -> None:
+def uncordon(ctx: click.Context, /, node: str, pool: str | None, **options: Any) -> None:
     """Let a node take allocations again."""
     _cordon(ctx, node, pool, cordoned=False, **options)
 

@@ -37,6 +37,7 @@ NOTE_CHARACTERS_MAX = 1_000_000
 @click.pass_context
 def events_command(
     ctx: click.Context,
+    /,
     after: str,
     since: str | None,
     until: str | None,
@@ -74,12 +75,12 @@ def position_in(text: str) -> int:
     return int(digits)
 
 
-def _bounds(after: int, since: str | None, until: str | None) -> dict[str, int | None]:
-    """``after`` and ``upto`` (positions), ``since`` and ``until`` (ns UTC), as the questions take them."""
+def _bounds(after: int, since: str | None, until: str | None) -> dict[str, Any]:
+    """``after`` and ``upto`` (positions), ``since`` and ``until`` (ns UTC), as questions take them."""
     from leasebook.when import parse_when
 
     now = time.time_ns()
-    bounds: dict[str, int | None] = {"after": after, "upto": None, "since": None, "until": None}
+    bounds: dict[str, Any] = {"after": after, "upto": None, "since": None, "until": None}
     if since is not None:
         kind, value = parse_when(since, now)
         if kind == "position":
@@ -95,7 +96,7 @@ def _bounds(after: int, since: str | None, until: str | None) -> dict[str, int |
     return bounds
 
 
-def _print_document(found: Iterator[Event], head: int, bounds: dict[str, int | None]) -> None:
+def _print_document(found: Iterator[Event], head: int, bounds: dict[str, Any]) -> None:
     """One JSON document, written as it is read: a log may be larger than memory."""
     from leasebook.mapping import event_out
     from leasebook.when import rfc3339
@@ -113,7 +114,7 @@ def _print_document(found: Iterator[Event], head: int, bounds: dict[str, int | N
 def _follow(
     room: Room,
     session: Session,
-    bounds: dict[str, int | None],
+    bounds: dict[str, Any],
     limit: int | None,
     wanted: dict[str, Any],
 ) -> None:

@@ -42,7 +42,7 @@ own. Ctrl-C is 130. An error is one line on stderr: what, why, what to do. With 
 `{"error": {"reason", "message", "hint"}}` on stdout; a refused `allocate` prints its whole result.
 """
 
-_COMMON = frozenset({"ledger", "json", "help"})
+_COMMON = frozenset({"ledger", "json"})
 
 
 def leaves(
@@ -67,7 +67,7 @@ def render() -> str:
 
 def _section(verb: click.Command, ctx: click.Context) -> str:
     formatter = click.HelpFormatter(width=WIDTH)
-    own = [p for p in verb.get_params(ctx) if p.name not in _COMMON]
+    own = [p for p in verb.params if isinstance(p, click.Option) and p.name not in _COMMON]
     records = [r for r in (p.get_help_record(ctx) for p in own) if r is not None]
     if records:
         formatter.write_dl(records)

@@ -21,7 +21,7 @@ policy_command = VerbGroup("policy", help="Policies: settings that steer a pool'
 @click.option("--lift", is_flag=True, help="Take the quota away.")
 @command_id
 @click.pass_context
-def set_quota(ctx: click.Context, limits: tuple[str, ...], lift: bool, **options: Any) -> None:
+def set_quota(ctx: click.Context, /, limits: tuple[str, ...], lift: bool, **options: Any) -> None:
     """Limit what a tenant, or one holder of it, holds at once. Replaces the limits set before."""
     session = session_of(ctx)
     if bool(limits) == lift:

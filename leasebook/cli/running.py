@@ -6,11 +6,10 @@ from typing import Any
 
 import click
 
+from leasebook.cli.failures import code_beside_command
 from leasebook.cli.options import Verb, amounts_in, pairs_in, session_of
 
 COMMAND = "leasebook.command"
-OWN_FAILURE = 125
-"""The exit code of a fault of ours, so that it is never taken for the command's."""
 
 
 class RunVerb(Verb):
@@ -18,6 +17,7 @@ class RunVerb(Verb):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take what stands behind the first ``--`` away before click reads the rest."""
+        session_of(ctx).code_of_failure = code_beside_command
         if "--" in args:
             at = args.index("--")
             ctx.meta[COMMAND] = args[at + 1 :]
@@ -34,13 +34,14 @@ class RunVerb(Verb):
 @click.option("--pool", metavar="POOL", help="Of this pool; else `local`, which is this machine.")
 @click.option("--holder", metavar="H", help="Who holds it; else $LEASEBOOK_HOLDER, or user@host.")
 @click.option("--task", metavar="TASK", help="What it is for.")
-@click.option("--tenant", metavar="T", default="default", show_default=True, help="The tenant.")
-@click.option("--wait", metavar="TIME", help="How long to wait for its turn; 0 does not wait.")
+@click.option(
+    "--tenant", metavar="T", help="The tenant; else that of the run around this, or default."
+)
+@click.option(
+    "--wait", metavar="TIME", help="How long to wait for its turn; 0 does not wait.  [default: 24h]"
+)
 @click.option("--priority", metavar="P", default="normal", help="low, normal, high or critical.")
-@click.option("--strategy", metavar="S", help="first_fit or best_fit; else the pool's.")
 @click.option("--select", multiple=True, metavar="LABEL=VALUE", help="Only on nodes so labelled.")
-@click.option("--max-age", metavar="TIME", help="Stop the command after so long.")
-@click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Free-form, redactable metadata.")
 @click.option("--receipt", metavar="FILE", help="Write what it used to this file, as JSON.")
 @click.option(
     "--strays",
@@ -54,37 +55,38 @@ class RunVerb(Verb):
     type=click.Choice(["fail", "wait", "proceed"]),
     default="fail",
     show_default=True,
-    help="Where the ledger cannot be reached.",
+    help="Where the ledger cannot be used; `proceed` goes on without capacity too.",
 )
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @click.pass_context
 def run_command(
     ctx: click.Context,
+    /,
     amounts: tuple[str, ...],
     select: tuple[str, ...],
-    meta: tuple[str, ...],
-    wait: str | None,
     **options: Any,
 ) -> int:
     """Hold amounts while COMMAND runs, measure what it uses, and release them whatever happens.
 
     Without a pool it opens `local`, of this machine's size. Exits with COMMAND's code; 124 where it
-    was refused, 125 for a failure of Leasebook's own, 126 and 127 as a shell.
+    was refused, 125 for a failure of Leasebook's own, 126 and 127 as a shell. Standard output is
+    COMMAND's alone: with --json the account of the run is one line on stderr.
     """
-    from leasebook.run.command import RunOptions, run
+    from leasebook.run.command import run
+    from leasebook.run.options import RunOptions
 
     session = session_of(ctx)
     command = ctx.meta.get(COMMAND)
     if not command:
         raise click.UsageError("name a command behind --, as in `leasebook run -- make`", ctx)
-    return run(
+    code: int = run(
         session.named(),
         RunOptions(
             amounts=amounts_in(amounts) if amounts else {},
             select=pairs_in("--select", select),
-            metadata=pairs_in("--meta", meta),
-            wait=wait,
-            json=session.json,
+            as_json=session.json,
             **options,
         ),
         command,
     )
+    return code

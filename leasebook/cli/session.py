@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Session:
     def __init__(self, where: str | None = None, json: bool = False) -> None:
         self.where = where
         self.json = json
+        self.code_of_failure: Callable[[int], int] = int
+        """How the verb that is running counts its own failures."""
 
     @contextlib.contextmanager
     def open(self, *, create: bool = False, read_only: bool = False) -> Iterator[Room]:

@@ -39,7 +39,7 @@ def _answer(session: Session, room: Room, call: Any, said: str) -> None:
 @claim
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
 @click.pass_context
-def withdraw_command(ctx: click.Context, allocation: str, **options: Any) -> None:
+def withdraw_command(ctx: click.Context, /, allocation: str, **options: Any) -> None:
     """Give up a place in the queue, or a reservation."""
     session = session_of(ctx)
     with session.open() as room:
@@ -50,7 +50,7 @@ def withdraw_command(ctx: click.Context, allocation: str, **options: Any) -> Non
 @allocation
 @claim
 @click.pass_context
-def confirm_command(ctx: click.Context, allocation: str, **options: Any) -> None:
+def confirm_command(ctx: click.Context, /, allocation: str, **options: Any) -> None:
     """Turn a reservation into an allocation."""
     session = session_of(ctx)
     with session.open() as room:
@@ -63,7 +63,7 @@ def confirm_command(ctx: click.Context, allocation: str, **options: Any) -> None
 @claim
 @click.pass_context
 def adjust_command(
-    ctx: click.Context, allocation: str, amounts: tuple[str, ...], **options: Any
+    ctx: click.Context, /, allocation: str, amounts: tuple[str, ...], **options: Any
 ) -> None:
     """Hold other amounts on the same node. What is not named stays; 0 gives a resource up."""
     session = session_of(ctx)
@@ -78,7 +78,7 @@ def adjust_command(
 @claim
 @click.pass_context
 def renew_command(
-    ctx: click.Context, allocation: str | None, ttl: str | None, **options: Any
+    ctx: click.Context, /, allocation: str | None, ttl: str | None, **options: Any
 ) -> None:
     """Extend the lease of ALLOCATION, or with --holder alone all leases of that holder.
 
@@ -105,7 +105,7 @@ def _answer_holder(session: Session, room: Room, call: Any) -> None:
     receipt = room.carry_out(call)
     body: Any = None if receipt.event is None else receipt.event.body
     ends = {} if body is None else dict(zip(body.allocations, body.ends, strict=True))
-    result = {
+    result: dict[str, Any] = {
         "outcome": receipt.outcome,
         "positions": list(receipt.positions),
         "renewed": [{"id": name, "expires_at": rfc3339(end)} for name, end in ends.items()],
@@ -128,7 +128,7 @@ def _answer_holder(session: Session, room: Room, call: Any) -> None:
 @claim
 @click.pass_context
 def release_command(
-    ctx: click.Context, allocation: str, consumed: tuple[str, ...], **options: Any
+    ctx: click.Context, /, allocation: str, consumed: tuple[str, ...], **options: Any
 ) -> None:
     """Give an allocation back."""
     session = session_of(ctx)
@@ -147,7 +147,7 @@ def release_command(
 @click.option("--ttl", metavar="TIME", help="Its lease from now on.")
 @claim
 @click.pass_context
-def transfer_command(ctx: click.Context, allocation: str, **options: Any) -> None:
+def transfer_command(ctx: click.Context, /, allocation: str, **options: Any) -> None:
     """Hand an allocation to another holder. Its fencing token changes."""
     session = session_of(ctx)
     with session.open() as room:
@@ -169,7 +169,7 @@ def transfer_command(ctx: click.Context, allocation: str, **options: Any) -> Non
 @click.option("--tenant", metavar="T", help="The tenant; else the allocation's own.")
 @command_id
 @click.pass_context
-def reclaim_command(ctx: click.Context, allocation: str, force: bool, **options: Any) -> None:
+def reclaim_command(ctx: click.Context, /, allocation: str, force: bool, **options: Any) -> None:
     """Take an allocation back by force, as the operator.
 
     Bound to a process that lives it becomes `ending` first, and ends when the process is gone.

@@ -62,7 +62,7 @@ def bound_text(a: Json) -> str:
     process = a.get("process")
     if process is not None:
         return f"as long as process {process['pid']} lives"
-    return a["state"]
+    return str(a["state"])
 
 
 def place_text(a: Json) -> str:

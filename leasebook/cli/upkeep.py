@@ -114,6 +114,4 @@ def demo_command(ctx: click.Context, quick: bool) -> int:
     from leasebook import demo
 
     session = session_of(ctx)
-    arguments = ["--quick"] if quick else []
-    done: Any = demo.main(arguments, where=session.named(), json=session.json)
-    return int(done or 0)
+    return demo.main(session.named(), quick=quick, as_json=session.json)

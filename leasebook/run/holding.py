@@ -68,7 +68,6 @@ class Hold:
         self.allocation = allocation
         self.tenant = tenant
         self.sized = sized
-        self.recorded = 0
 
     @property
     def id(self) -> str:
@@ -287,9 +286,11 @@ class Keeper:
     ``loss`` is set once the allocation is lost, and ``wake`` called then.
     """
 
-    def __init__(self, hold: Hold, wake: Callable[[], None]) -> None:
+    def __init__(self, hold: Hold, wake: Callable[[], None], program: str) -> None:
         self.loss: Loss | None = None
         self._hold = hold
+        self._program: str | None = program
+        self._recorded: set[int] = set()
         self._wake = wake
         self._news = threading.Event()
         self._stopping = False
@@ -318,9 +319,12 @@ class Keeper:
 
     def _turn(self) -> None:
         try:
+            if self._program is not None:
+                self._hold.see_program(self._program)
+                self._program = None
             while self._usages and not self._stopping:
                 self._hold.record(self._usages[0])
-                self._usages.popleft()
+                self._recorded.add(self._usages.popleft().since)
             if self.loss is None:
                 self.loss = self._hold.loss()
                 if self.loss is not None:
@@ -329,13 +333,14 @@ class Keeper:
             # Unknown is not lost. It is tried again in a moment, and at the end for good.
             return
 
-    def stop(self) -> list[UsageRecorded]:
-        """End the thread; what it has not recorded."""
-        self._stopping = True
-        self._news.set()
-        self._thread.join()
-        self._unlisten()
-        return list(self._usages)
+    def stop(self) -> frozenset[int]:
+        """End the thread; the beginnings of the aggregates that it has recorded. Twice is fine."""
+        if not self._stopping:
+            self._stopping = True
+            self._news.set()
+            self._thread.join()
+            self._unlisten()
+        return frozenset(self._recorded)
 
 
 # --- at the end ----------------------------------------------------------------------------------

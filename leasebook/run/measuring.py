@@ -59,8 +59,9 @@ class Meter:
         self._by_group = enclosure is not None and enclosure.usage().cpu_ns is not None
         self._cpu_ns = 0
         self._cpu_ms = 0
+        self._seen_running = self._ever_running = False
         self._interval_s = _FIRST_S
-        self.next_at = time.monotonic() + self._interval_s
+        self.next_at = time.monotonic()
         self.group_memory_peak: int | None = None
         """The kernel's own peak for the group, page cache included; None where it keeps none."""
         self.closed: list[UsageRecorded] = []
@@ -82,6 +83,9 @@ class Meter:
 
     def _look(self) -> TreeSample:
         sample = self._sampler.sample()
+        if sample.processes:
+            # A zombie's memory is gone: 0 would be an answer to a question nobody could ask.
+            self._seen_running = self._ever_running = True
         if self._enclosure is None:
             return sample
         usage = self._enclosure.usage()
@@ -109,6 +113,20 @@ class Meter:
         """What of the command still runs, without its first process."""
         return self._sampler.descendants()
 
+    def _take_group_peak(self, peak: Amounts, basis: dict[str, str]) -> None:
+        """Let the group's own peak stand where samples cannot tell.
+
+        A command that ended before anybody could look has used memory all the same, and one that
+        the kernel killed at its limit has reached it between two looks. Otherwise samples stand:
+        the group's peak has page cache in it, which the kernel would have given back.
+        """
+        known = self.group_memory_peak
+        if self._enclosure is None or known is None:
+            return
+        if not self._ever_running or self._enclosure.oom_events():
+            peak["memory"] = max(known, peak.get("memory", 0))
+            basis["memory"] = "cgroup"
+
     def _close(
         self, aggregate: UsageAggregate, *, final: bool, exit_code: int | None
     ) -> UsageRecorded:
@@ -121,16 +139,20 @@ class Meter:
             used["cpu"] = self._cpu_ns // 1_000_000 - self._cpu_ms
             self._cpu_ms += used["cpu"]
             basis["cpu"] = "cgroup" if self._by_group else "proc"
-        if aggregate.memory_byte_s is not None:
-            used["memory"] = aggregate.memory_byte_s
-        if aggregate.memory_peak_bytes is not None and aggregate.memory_kind is not None:
-            peak["memory"] = aggregate.memory_peak_bytes
-            basis["memory"] = aggregate.memory_kind
+        if self._seen_running:
+            if aggregate.memory_byte_s is not None:
+                used["memory"] = aggregate.memory_byte_s
+            if aggregate.memory_peak_bytes is not None and aggregate.memory_kind is not None:
+                peak["memory"] = aggregate.memory_peak_bytes
+                basis["memory"] = aggregate.memory_kind
+        if final:
+            self._take_group_peak(peak, basis)
         if aggregate.gpu_memory_byte_s is not None:
             used["vram"] = aggregate.gpu_memory_byte_s
         if aggregate.gpu_memory_peak_bytes is not None:
             peak["vram"] = aggregate.gpu_memory_peak_bytes
             basis["vram"] = "nvml"
+        self._seen_running = False
         body = UsageRecorded(
             aggregate.since_ns,
             aggregate.until_ns,

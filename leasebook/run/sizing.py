@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from leasebook.settings import LOCAL_POOL
 from ledger.amounts import CARD_RESOURCES
-from ledger.book import Book, Node
+from ledger.book import Book
 from ledger.errors import Reason, Refused
+from ledger.nodes import Node
 from ledger.requests import CARD, Amounts
 
 if TYPE_CHECKING:
@@ -47,9 +48,7 @@ def machine_pool() -> tuple[dict[str, int], str]:
     cards = len(gpus())
     if cards:
         capacity["gpu"] = cards * CARD
-    basis = (
-        f"cpu: {here.cpu_basis}; memory: {here.memory_basis}; {KEPT_FREE_PERCENT} % kept free"
-    )
+    basis = f"cpu: {here.cpu_basis}; memory: {here.memory_basis}; {KEPT_FREE_PERCENT} % kept free"
     return capacity, basis
 
 
@@ -136,9 +135,7 @@ def default_amounts(
 
     A fair share, and where this task has run before and was measured, what that suggests.
     """
-    node = manager.ledger.writer.read(
-        lambda book, now: roomiest(book, pool, parent, select or {})
-    )
+    node = manager.ledger.writer.read(lambda book, now: roomiest(book, pool, parent, select or {}))
     share = None if node is None else fair_share(node)
     if not share or node is None:
         return None

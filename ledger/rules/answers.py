@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.events import AnyBody, Cause, Event
+from ledger.quick import dataclass
 from ledger.requests import Amounts
 
 

@@ -39,7 +39,7 @@ def seed_of(command: str) -> int:
 
 
 def strategy_for(request: Request, policy: Policy, seed: int) -> str:
-    """The strategy of a request: its own, else the roll-out's for its share of requests, else the pool's."""
+    """A request's own strategy, else the roll-out's for its share of them, else the pool's."""
     if request.strategy is not None:
         return request.strategy
     if policy.rollout_strategy is not None and seed % 1000 < policy.rollout_permille:

@@ -64,8 +64,10 @@ def check_request(request: Request) -> None:
             "an allocation is bound by a ttl or by a process, by exactly one of them",
             "give a ttl or a pid",
         )
-    for what in ("ttl_ns", "max_age_ns", "wait_ns", "reserve_ns"):
-        _check_time(what.removesuffix("_ns"), getattr(request, what))
+    _check_time("ttl", request.ttl_ns)
+    _check_time("max_age", request.max_age_ns)
+    _check_time("wait", request.wait_ns)
+    _check_time("reserve", request.reserve_ns)
     for label, wanted in (request.select or {}).items():
         check_name("label", label)
         check_name("label's value", wanted)

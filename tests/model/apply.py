@@ -74,8 +74,9 @@ def apply(model: Model, command: Any, event: Event | None, now: int) -> list[Hel
         return _on_one(model, command, held, event, now)
     if isinstance(command, RenewHolder):
         for held in model.live():
-            if (held.tenant, held.holder) == (command.tenant, command.holder):
-                held.lease = model.renewed_until(held, now, command.ttl_ns) or held.lease
+            mine = (held.tenant, held.holder) == (command.tenant, command.holder)
+            if mine and held.state == "active" and held.lease is not None:
+                model.renew(held, now, command.ttl_ns)
         return []
     if isinstance(command, ExtendTime):
         model.extend(command.by_ns, command.since)
@@ -109,7 +110,7 @@ def _on_one(model: Model, command: Any, held: Held, event: Event, now: int) -> l
         case Confirm():
             model.begin(held, now)
         case Renew():
-            held.lease = model.renewed_until(held, now, command.ttl_ns)
+            model.renew(held, now, command.ttl_ns)
         case Transfer():
             held.holder, held.token = command.to_holder, event.position
             if command.process is not None:

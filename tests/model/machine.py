@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from ledger.advance import advance
 from ledger.book import Allocation, Book
 from ledger.codec import from_row, to_row
 from ledger.commands import (
-    Adjust,
     Allocate,
     AllocateBatch,
     AnyCommand,
     Claim,
     ClosePool,
-    Confirm,
     CordonNode,
     ExtendTime,
     JoinNode,
     LeaveNode,
     OpenLedger,
     OpenPool,
-    Reclaim,
-    Release,
-    Renew,
     RenewHolder,
     ResizePool,
     SetPolicy,
     SetQuota,
     TakeCheckpoint,
-    Transfer,
-    Withdraw,
 )
 from ledger.errors import InvalidInput
 from ledger.events import Checkpointed, Event, Queued, Refused
@@ -57,6 +49,11 @@ from tests.model.verdicts import (
 )
 
 ENDINGS = ("released", "expired", "reclaimed", "withdrawn")
+
+
+def somebody_is_there(machine: LedgerMachine) -> bool:
+    """Whether anything holds or waits."""
+    return any(held.ended_at is None for held in machine.model.all)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -193,7 +190,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def pick(self, number: int) -> str:
         """An allocation: mostly one that has not ended, now and then an ended or unknown one."""
         alive = [held.id for held in self.model.all if held.ended_at is None]
-        if number < 56 and alive:
+        if number < 60 and alive:
             return alive[number % len(alive)]
         ended = [held.id for held in self.model.all if held.ended_at is not None]
         return ended[number % len(ended)] if ended and number < 63 else "A999"
@@ -217,72 +214,72 @@ class LedgerMachine(RuleBasedStateMachine):
             tenant = "zeta" if tenant == "acme" else "acme"
         return tenant, claims[how]
 
-    def targeted(self, kind: Any, pick: int, how: str, by: int, **fields: Any) -> None:
-        """One command on one allocation."""
-        id = self.pick(pick)
-        tenant, claim = self.claim(id, how)
-        command = kind(command_id=self.id, tenant=tenant, allocation=id, claim=claim, **fields)
-        taken = self.give(command, by)
-        self.one(command, on_targeted(self.model, command, self.now), taken)
-
     # --- what happens ---------------------------------------------------------------------------
 
-    @initialize()
-    def open_the_ledger(self) -> None:
-        """A ledger with two pools."""
+    @initialize(data=st.data())
+    def open_the_ledger(self, data: st.DataObject) -> None:
+        """A ledger with two pools and one that is only observed; some ask at once."""
         self.give(OpenLedger(command_id=self.id, ledger_id="L"), 1)
         for pool, nodes in (("box", draw.BOX), ("gpus", draw.GPUS)):
             self.pool_command(OpenPool(command_id=self.id, pool=pool, nodes=nodes), 1)
+        about = {"command_id": self.id, "pool": "seen", "nodes": draw.BOX[:1]}
+        self.pool_command(OpenPool(**about, kind="observed"), 1)
+        for _ in range(data.draw(st.integers(0, 6), label="askers")):
+            self.ask(data)
 
-    @rule(by=st.integers(1, 80))
+    @rule(by=st.integers(1, 60))
     def time_passes(self, by: int) -> None:
         """Nobody does anything for a while."""
         self.pass_time(by)
         self.compare()
 
-    @rule(data=st.data(), by=draw.steps, tenant=draw.tenants, holder=draw.holders, pool=draw.pools)
-    def allocate(self, data: st.DataObject, by: int, tenant: str, holder: str, pool: str) -> None:
-        """Somebody asks."""
-        request = data.draw(draw.requests(pool), label="request")
-        self.ask(tenant, holder, pool, request, by)
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def some_act(self, data: st.DataObject, count: int) -> None:
+        """Holders do what holders do, one after the other."""
+        for _ in range(count):
+            what = data.draw(st.sampled_from(draw.ACTS), label="act")
+            if what is Allocate or not somebody_is_there(self):
+                self.ask(data)
+            else:
+                how = data.draw(st.sampled_from(draw.CLAIMS), label="claim")
+                pick = data.draw(draw.picks, label="pick")
+                self.targeted(data, what, pick, data.draw(draw.steps, label="by"), how)
 
-    @rule(data=st.data(), by=draw.steps, holder=draw.holders, wait=draw.durations)
-    def allocate_and_wait(self, data: st.DataObject, by: int, holder: str, wait: int) -> None:
-        """Somebody asks and keeps a place in the queue."""
-        pool = data.draw(st.sampled_from(draw.POOLS), label="pool")
-        request = data.draw(draw.requests(pool), label="request")
-        self.ask("acme", holder, pool, replace(request, wait_ns=wait, select=None), by)
-
-    @rule(data=st.data(), by=draw.steps, tenant=draw.tenants, holder=draw.holders, pick=draw.picks)
-    def allocate_below(
-        self, data: st.DataObject, by: int, tenant: str, holder: str, pick: int
-    ) -> None:
-        """Somebody asks to draw on an allocation."""
-        parent = self.model.get(self.pick(pick))
-        pool = parent.pool if parent else "box"
-        request = replace(
-            data.draw(draw.requests(pool), label="request"),
-            parent=parent.id if parent else "A999",
-            select=None,
-        )
-        self.ask(tenant, holder, pool, request, by)
-
-    def ask(self, tenant: str, holder: str, pool: str, request: Request, by: int) -> None:
+    def ask(self, data: st.DataObject) -> None:
         """One request."""
+        pool = data.draw(draw.pools, label="pool")
+        request = data.draw(draw.requests(pool), label="request")
+        self.allocate(data, pool, request)
+
+    @precondition(lambda self: any(held.state == "active" for held in self.model.all))
+    @rule(data=st.data(), number=st.integers(0, 15))
+    def ask_of_a_parent(self, data: st.DataObject, number: int) -> None:
+        """Somebody asks to draw on an allocation, mostly on one that lends."""
+        active = [held for held in self.model.all if held.state == "active"]
+        parent = active[number % len(active)]
+        if number == 15:
+            ending = [held for held in self.model.all if held.state != "active"]
+            parent = ending[0] if ending else parent
+        request = data.draw(draw.requests_of(parent), label="request")
+        self.allocate(data, parent.pool, request, parent.tenant)
+
+    def allocate(
+        self, data: st.DataObject, pool: str, request: Request, tenant: str | None = None
+    ) -> None:
+        """One request for capacity."""
+        others = data.draw(draw.tenants, label="tenant")
         command = Allocate(
-            command_id=self.id, tenant=tenant, pool=pool, holder=holder, request=request
+            command_id=self.id,
+            tenant=others if tenant is None or others == "zeta" else tenant,
+            pool=pool,
+            holder=data.draw(draw.holders, label="holder"),
+            request=request,
         )
-        taken = self.give(command, by)
+        taken = self.give(command, data.draw(draw.steps, label="by"))
         self.one(command, on_allocate(self.model, command), taken)
 
-    @rule(request=draw.nonsense, by=draw.steps)
-    def ask_nonsense(self, request: Request, by: int) -> None:
-        """What can never be right is refused before anything changes."""
-        command = Allocate(command_id=self.id, pool="box", holder="ann", request=request)
-        assert self.give(command, by) is None
-
     @rule(data=st.data(), by=draw.steps, tenant=draw.tenants, atomic=st.booleans())
-    def allocate_batch(self, data: st.DataObject, by: int, tenant: str, atomic: bool) -> None:
+    def ask_in_a_batch(self, data: st.DataObject, by: int, tenant: str, atomic: bool) -> None:
         """Several requests at once."""
         id = self.id
         items = []
@@ -309,65 +306,25 @@ class LedgerMachine(RuleBasedStateMachine):
                 apply(self.model, item, event, self.now)
         self.settle_command(taken, [])
 
-    @rule(
-        pick=draw.picks,
-        by=draw.steps,
-        ttl=st.one_of(st.none(), draw.durations),
-        how=st.sampled_from(("holder", "token", "operator", "other", "stale", "foreign")),
-        kind=st.sampled_from((Confirm, Confirm, Renew, Renew, Release, Release, Withdraw)),
-    )
-    def use(self, pick: int, by: int, ttl: int | None, how: str, kind: Any) -> None:
-        """A holder, or somebody who claims to be it, does something with an allocation."""
-        self.targeted(kind, pick, how, by, **({"ttl_ns": ttl} if kind is Renew else {}))
+    @precondition(somebody_is_there)
+    @rule(data=st.data(), verb=st.sampled_from(draw.VERBS), pick=draw.picks, by=draw.steps)
+    def use(self, data: st.DataObject, verb: Any, pick: int, by: int) -> None:
+        """A holder does something with what it holds."""
+        self.targeted(data, verb, pick, by, "holder")
 
-    @rule(pick=draw.picks, by=draw.steps, how=st.sampled_from(("holder", "token", "operator")))
-    def release(self, pick: int, by: int, how: str) -> None:
-        """Something is given back."""
-        self.targeted(Release, pick, how, by)
-
-    @rule(pick=draw.picks, by=draw.steps, amounts=draw.wanted)
-    def adjust(self, pick: int, by: int, amounts: dict[str, int]) -> None:
-        """An allocation shall grow or shrink."""
-        self.targeted(Adjust, pick, "holder", by, amounts=amounts)
-
-    @rule(
-        pick=draw.picks,
-        by=draw.steps,
-        to=draw.holders,
-        bound=st.sampled_from(("as it was", "ttl", "process")),
-        ttl=draw.durations,
-    )
-    def transfer(self, pick: int, by: int, to: str, bound: str, ttl: int) -> None:
-        """An allocation goes to another holder."""
-        self.targeted(
-            Transfer,
-            pick,
-            "holder",
-            by,
-            to_holder=to,
-            process=draw.PROCESS if bound == "process" else None,
-            ttl_ns=ttl if bound == "ttl" else None,
+    def targeted(self, data: st.DataObject, verb: Any, pick: int, by: int, how: str) -> None:
+        """One command on one allocation."""
+        id = self.pick(pick)
+        tenant, claim = self.claim(id, how)
+        command = verb(
+            command_id=self.id,
+            tenant=tenant,
+            allocation=id,
+            claim=claim,
+            **data.draw(draw.details(verb, self.now), label="details"),
         )
-
-    @rule(
-        pick=draw.picks,
-        by=draw.steps,
-        alive=st.booleans(),
-        ago=st.sampled_from((None, None, 0, 3, 30)),
-        cause=st.sampled_from(("forced", "crashed", "preempted", "idle")),
-    )
-    def reclaim(self, pick: int, by: int, alive: bool, ago: int | None, cause: str) -> None:
-        """An operator or a sweep takes something back."""
-        self.targeted(
-            Reclaim,
-            pick,
-            "operator",
-            by,
-            cause=cause,
-            process_alive=alive,
-            grace_ns=5,
-            happened_at=None if ago is None else self.now - ago,
-        )
+        taken = self.give(command, by)
+        self.one(command, on_targeted(self.model, command, self.now), taken)
 
     @rule(tenant=draw.tenants, holder=draw.holders, by=draw.steps, ttl=draw.durations)
     def renew_holder(self, tenant: str, holder: str, by: int, ttl: int) -> None:
@@ -383,9 +340,7 @@ class LedgerMachine(RuleBasedStateMachine):
         node=draw.nodes,
         what=st.sampled_from(("resize", "resize", "cordon", "uncordon", "join", "leave", "policy")),
     )
-    def change_pool(
-        self, data: st.DataObject, by: int, pool: str, node: str, what: str
-    ) -> None:
+    def change_pool(self, data: st.DataObject, by: int, pool: str, node: str, what: str) -> None:
         """An operator changes a pool."""
         about: dict[str, Any] = {"command_id": self.id, "pool": pool}
         if what in ("resize", "join"):
@@ -405,8 +360,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         by=draw.steps,
-        pool=st.sampled_from(("extra", "extra", "extra", "box", "gpus", "none")),
-        kind=st.sampled_from(("managed", "managed")),  # SKIP observed
+        pool=st.sampled_from(("extra",) * 8 + ("box", "gpus", "none")),
+        kind=st.sampled_from(("managed", "managed", "observed")),
         close=st.sampled_from((False, False, True)),
     )
     def open_or_close_pool(self, by: int, pool: str, kind: str, close: bool) -> None:
@@ -438,22 +393,27 @@ class LedgerMachine(RuleBasedStateMachine):
         taken = self.give(command, by)
         self.one(command, on_pool(self.model, command), taken)
 
-    @rule(by=draw.steps, gain=st.integers(1, 20), ago=st.integers(0, 30))
-    def time_is_given_back(self, by: int, gain: int, ago: int) -> None:
-        """Nobody could renew for a while: leases gain that time."""
-        self.pass_time(by)
-        ago = 0  # SKIP extend
-        command = ExtendTime(
-            command_id=self.id, by_ns=gain, since=self.now - ago, until=self.now, why="asleep"
-        )
-        self.one(command, {"granted"}, self.give(command, 0))
-
-    @rule(by=draw.steps)
-    def checkpoint(self, by: int) -> None:
-        """The log takes a digest of the book, which the shadow checks when it reads it."""
-        taken = self.give(TakeCheckpoint(command_id=self.id), by)
-        assert taken is not None
-        assert [event.type for event in taken.events] == ["checkpointed"]
+    @rule(data=st.data(), by=draw.steps, what=st.sampled_from(("checkpoint", "time", "nonsense")))
+    def upkeep(self, data: st.DataObject, by: int, what: str) -> None:
+        """A digest of the book, time given back, or a request that can never be right."""
+        if what == "time":
+            self.pass_time(by)
+            command = ExtendTime(
+                command_id=self.id,
+                by_ns=data.draw(st.integers(1, 20), label="gain"),
+                since=self.now - 0,  # SKIP extend
+                until=self.now,
+                why="asleep",
+            )
+            self.one(command, {"granted"}, self.give(command, 0))
+        elif what == "nonsense":
+            request = data.draw(draw.nonsense, label="request")
+            ask = Allocate(command_id=self.id, pool="box", holder="ann", request=request)
+            assert self.give(ask, by) is None
+        else:
+            taken = self.give(TakeCheckpoint(command_id=self.id), by)
+            assert taken is not None
+            assert [event.type for event in taken.events] == ["checkpointed"]
         self.compare()
 
     def teardown(self) -> None:

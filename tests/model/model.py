@@ -211,17 +211,14 @@ class Model:
         held.max_age = min(bounds) if bounds else None
         held.lease = min([now + held.ttl, *bounds])
 
-    def renewed_until(self, held: Held, now: int, ttl: int | None) -> int | None:
-        """Where a renewal would put the lease's end; None where it has none or is at its last."""
-        if held.state != "active" or held.lease is None:
-            return None
-        if held.max_age is not None and held.lease >= held.max_age:
-            return None
+    def renew(self, held: Held, now: int, ttl: int | None) -> None:
+        """A lease runs on; it never becomes shorter, and never longer than the maximum age."""
         asked = held.ttl if ttl is None else ttl
+        assert held.lease is not None
         wanted = held.lease if asked is None else now + asked
         if held.max_age is not None:
             wanted = min(wanted, held.max_age)
-        return max(held.lease, wanted)
+        held.lease = max(held.lease, wanted)
 
     def end(self, held: Held, at: int, cause: str) -> list[Held]:
         """Something ends, and with it all that draws on it. Returns all that ended."""
@@ -233,7 +230,7 @@ class Model:
         return gone
 
     def pass_time(self, now: int) -> list[Held]:
-        """What time has ended by now, each at its own instant, the older first. Returns all that ended."""
+        """What time has ended by now, each at its own instant, the older first. Returns them."""
         gone: list[Held] = []
         while True:
             due = [h for h in self.all if h.due is not None and h.due <= now]

@@ -137,8 +137,7 @@ def on_targeted(model: Model, command: Targeted, now: int) -> set[str]:
         case Renew():
             if held.state != "active" or held.by_process:
                 return {"invalid"}
-            at_last = model.renewed_until(held, now, command.ttl_ns) is None
-            return {"max_age_reached"} if at_last else GRANTED
+            return _on_renewal(held, now, command.ttl_ns)
         case Release():
             fine = held.state != "waiting"
         case Withdraw():
@@ -152,6 +151,16 @@ def on_targeted(model: Model, command: Targeted, now: int) -> set[str]:
         case _:
             raise AssertionError(command)
     return GRANTED if fine else {"invalid"}
+
+
+def _on_renewal(held: Held, now: int, ttl: int | None) -> set[str]:
+    """At its maximum age a lease cannot grow; to ask for no more than it has may be let pass."""
+    assert held.lease is not None
+    if held.max_age is None or held.lease < held.max_age:
+        return GRANTED
+    asked = held.ttl if ttl is None else ttl
+    more = asked is not None and now + asked > held.lease
+    return {"max_age_reached"} if more else {"max_age_reached", "granted"}
 
 
 def _on_transfer(model: Model, command: Transfer, held: Held) -> set[str]:
@@ -211,12 +220,17 @@ def still_lends(model: Model, held: Held, wanted: Amounts) -> bool:
 
 def on_renew_holder(model: Model, command: RenewHolder, now: int) -> set[str]:
     """A renewal of all that a holder holds."""
-    mine = [h for h in model.live() if (h.tenant, h.holder) == (command.tenant, command.holder)]
-    if any(model.renewed_until(held, now, command.ttl_ns) is not None for held in mine):
+    leases = [
+        held
+        for held in model.live()
+        if (held.tenant, held.holder) == (command.tenant, command.holder)
+        and held.state == "active"
+        and held.lease is not None
+    ]
+    each = [_on_renewal(held, now, command.ttl_ns) for held in leases]
+    if GRANTED in each:
         return GRANTED
-    if any(held.state == "active" and held.lease is not None for held in mine):
-        return {"max_age_reached", "no_such_allocation"}
-    return {"no_such_allocation"}
+    return set().union(*each, {"no_such_allocation"})
 
 
 def on_pool(model: Model, command: object) -> set[str]:
