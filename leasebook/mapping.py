@@ -17,12 +17,13 @@ from ledger.amounts import (
     parse_demands,
     parse_duration_ns,
 )
-from ledger.book import Allocation, Book, Node, Pool
+from ledger.book import Allocation, Book, Pool
 from ledger.codec import encode_body
 from ledger.commands import Allocate
 from ledger.errors import InvalidInput
 from ledger.events import Event, Refused
 from ledger.identity import ProcessIdentity
+from ledger.nodes import Node
 from ledger.receipts import Receipt
 from ledger.requests import DEFAULT_PRIORITY, NodeSpec, Placement, Request
 

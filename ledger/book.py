@@ -9,9 +9,12 @@ from __future__ import annotations
 from heapq import heapify, heappush
 from typing import Any
 
+from ledger.mix import Mix
+from ledger.nodes import lending
 from ledger.policy import Policy
 from ledger.quick import dataclass
-from ledger.requests import CARD, CARD_RESOURCES, Amounts, Devices, NodeSpec, Placement, Request
+from ledger.requests import Amounts, Placement, Request
+from ledger.spaces import Space
 
 LIVE = frozenset({"active", "reserved", "ending"})
 """States in which capacity is held."""
@@ -20,117 +23,31 @@ REFUSAL_WINDOW_NS = 1_000_000_000
 """Within this time a repeated refusal is counted, not written again (design, rule 9)."""
 
 
-class Node:
-    """A place in a space: capacity, what is in use, and which cards. Replaced, never changed."""
+class Pool:
+    """A named capacity. ``held`` is what each tenant, and each (tenant, holder), holds in it.
 
-    __slots__ = ("capacity", "cards", "cards_in_use", "cordoned", "in_use", "labels", "name")
-
-    def __init__(
-        self,
-        name: str,
-        capacity: Amounts,
-        labels: dict[str, str],
-        cards: Devices,
-        in_use: Amounts,
-        cards_in_use: Devices,
-        cordoned: bool = False,
-    ) -> None:
-        self.name = name
-        self.capacity = capacity
-        self.labels = labels
-        self.cards = cards
-        self.in_use = in_use
-        self.cards_in_use = cards_in_use
-        self.cordoned = cordoned
-
-    def plus(self, placement: Placement, sign: int) -> Node:
-        """This node with a placement taken (``sign`` 1) or given back (−1)."""
-        in_use = self.in_use.copy()
-        for resource, amount in placement.amounts.items():
-            in_use[resource] = in_use.get(resource, 0) + sign * amount
-        cards_in_use = self.cards_in_use
-        if placement.devices:
-            cards_in_use = cards_in_use.copy()
-            for resource, shares in placement.devices.items():
-                used = dict(cards_in_use.get(resource, {}))
-                for card, amount in shares.items():
-                    left = used.get(card, 0) + sign * amount
-                    if left:
-                        used[card] = left
-                    else:
-                        used.pop(card, None)
-                cards_in_use[resource] = used
-        return Node(
-            self.name, self.capacity, self.labels, self.cards, in_use, cards_in_use, self.cordoned
-        )
-
-    def resized(self, spec: NodeSpec) -> Node:
-        """This node with another capacity; labels stay where the spec names none."""
-        labels = self.labels if spec.labels is None else spec.labels
-        capacity = {**self.capacity, **spec.capacity}
-        return Node(
-            self.name,
-            capacity,
-            labels,
-            cards_of(capacity),
-            self.in_use,
-            self.cards_in_use,
-            self.cordoned,
-        )
-
-    def with_cordon(self, cordoned: bool) -> Node:
-        """This node, cordoned or not."""
-        return Node(
-            self.name,
-            self.capacity,
-            self.labels,
-            self.cards,
-            self.in_use,
-            self.cards_in_use,
-            cordoned,
-        )
-
-
-def cards_of(capacity: Amounts) -> Devices:
-    """The cards that a capacity stands for, numbered from 0, each of :data:`CARD` base units."""
-    return {
-        resource: {str(index): CARD for index in range(amount // CARD)}
-        for resource, amount in capacity.items()
-        if resource in CARD_RESOURCES
-    }
-
-
-def node_from(spec: NodeSpec) -> Node:
-    """A fresh node from its announcement."""
-    return Node(spec.name, spec.capacity, spec.labels or {}, cards_of(spec.capacity), {}, {})
-
-
-class Space:
-    """Somewhere to place: a pool's nodes, or what an allocation lends to those drawn on it.
-
-    ``waiting`` keeps arrival order. ``freed`` says that a waiting request may fit now.
+    ``holding``: tenant → holders that hold something. ``habits``: task (or "") → how often and how
+    long in all (ns) it was held, for estimates. ``sticky``: (tenant, key) → nodes it had last.
+    ``mix``: the shapes of recent requests, counted. Of consumable pools, ``spent`` is node →
+    resource → what is gone until the next refill, ``refilled_at`` the last boundary of a period.
     """
 
-    __slots__ = ("freed", "key", "nodes", "waiting")
-
-    def __init__(self, key: str, nodes: dict[str, Node]) -> None:
-        self.key = key
-        self.nodes = nodes
-        self.waiting: dict[str, None] = {}
-        self.freed = False
-
-    def fork(self) -> Space:
-        """A copy that can be changed without changing this."""
-        copy = Space(self.key, self.nodes.copy())
-        copy.waiting = self.waiting.copy()
-        copy.freed = self.freed
-        return copy
-
-
-class Pool:
-    """A named capacity. ``held`` is what each tenant, and each (tenant, holder), holds in it."""
-
-    __slots__ = ("closed", "consumable", "held", "kind", "name", "opened_at", "policy", "space")
+    __slots__ = (
+        "closed",
+        "consumable",
+        "habits",
+        "held",
+        "holding",
+        "kind",
+        "mix",
+        "name",
+        "opened_at",
+        "policy",
+        "refilled_at",
+        "space",
+        "spent",
+        "sticky",
+    )
 
     def __init__(
         self, name: str, kind: str, consumable: bool, policy: Policy, space: Space, opened_at: int
@@ -143,6 +60,30 @@ class Pool:
         self.opened_at = opened_at
         self.closed = False
         self.held: dict[tuple[str, str | None], Amounts] = {}
+        self.holding: dict[str, set[str]] = {}
+        self.habits: dict[str, tuple[int, int]] = {}
+        self.sticky: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.mix = Mix()
+        self.spent: dict[str, Amounts] = {}
+        self.refilled_at = opened_at if policy.refill_from is None else policy.refill_from
+
+    @property
+    def next_refill(self) -> int | None:
+        """When a consumable pool is refilled next, or None."""
+        every = self.policy.refill_every_ns
+        return None if every is None or self.closed else self.refilled_at + every
+
+    def share(self, tenant: str, holder: str | None) -> int:
+        """Dominant share, in millionths: the largest part of any resource that is held."""
+        totals = self.space.totals
+        return max(
+            (
+                amount * 1_000_000 // totals[resource]
+                for resource, amount in self.held.get((tenant, holder), {}).items()
+                if totals.get(resource)
+            ),
+            default=0,
+        )
 
     def fork(self) -> Pool:
         """A copy that can be changed without changing this."""
@@ -151,6 +92,12 @@ class Pool:
         )
         copy.closed = self.closed
         copy.held = {key: totals.copy() for key, totals in self.held.items()}
+        copy.holding = {tenant: holders.copy() for tenant, holders in self.holding.items()}
+        copy.habits = self.habits.copy()
+        copy.sticky = self.sticky.copy()
+        copy.mix = self.mix.copy()
+        copy.spent = self.spent.copy()
+        copy.refilled_at = self.refilled_at
         return copy
 
 
@@ -160,6 +107,8 @@ class Allocation:
 
     ``token`` is the fencing token (0 while waiting). ``lease_until`` is None for a process-bound
     allocation. ``deadline`` is the end of the wait, of the reservation, or of the grace of an ending.
+    ``claim`` is the node that is kept for a waiting request. ``amounts`` of an elastic one lie between
+    its request's ``amounts`` and ``most``. ``command`` seeds a waiting request's randomised choices.
     """
 
     id: str
@@ -184,17 +133,25 @@ class Allocation:
     enforced: bool = True
     ended_at: int | None = None
     ended_by: str | None = None
+    claim: str | None = None
+    command: str | None = None
 
     @property
     def due(self) -> int | None:
         """The instant at which time alone ends this state, or None."""
         if self.state == "active":
             return self.lease_until
-        return self.deadline if self.state in ("waiting", "reserved") else None
+        if self.state == "ending" and self.request.process is not None:
+            # It ends when its process is gone, which time alone does not tell.
+            return None
+        return self.deadline
 
 
 class Book:
     """The current state: pools, live and waiting allocations, quotas, tasks, alerts.
+
+    ``quotas``: (tenant, holder, pool) → limits; ``cohorts``: (tenant, pool) → the cohort in which that
+    tenant's quota may be borrowed.
 
     Ended allocations and command ids are not carried: the log's indexes know them.
     """
@@ -204,6 +161,7 @@ class Book:
         "allocations",
         "by_holder",
         "checkpoint",
+        "cohorts",
         "due",
         "epoch",
         "holders",
@@ -230,6 +188,7 @@ class Book:
         self.lent: dict[str, Space] = {}
         self.by_holder: dict[tuple[str, str], dict[str, None]] = {}
         self.quotas: dict[tuple[str, str | None, str | None], Amounts] = {}
+        self.cohorts: dict[tuple[str, str | None], str] = {}
         self.tasks: dict[tuple[str, str], int] = {}
         self.alerts: dict[str, dict[str, Any]] = {}
         self.holders: dict[tuple[str, str], Any] = {}
@@ -247,6 +206,7 @@ class Book:
         copy.lent = {name: space.fork() for name, space in self.lent.items()}
         copy.by_holder = {key: ids.copy() for key, ids in self.by_holder.items()}
         copy.quotas = self.quotas.copy()
+        copy.cohorts = self.cohorts.copy()
         copy.tasks = self.tasks.copy()
         copy.alerts = self.alerts.copy()
         copy.holders = self.holders.copy()
@@ -274,6 +234,12 @@ class Book:
         """Every space there is, pools first."""
         return [pool.space for pool in self.pools.values()] + list(self.lent.values())
 
+    def set_refill(self, pool: Pool) -> None:
+        """Remember when a consumable pool is refilled next."""
+        when = pool.next_refill
+        if when is not None:
+            heappush(self.due, (when, 0, pool.name))
+
     def set_due(self, allocation: Allocation) -> None:
         """Remember when time alone will end this allocation's state."""
         due = allocation.due
@@ -284,9 +250,9 @@ class Book:
         """Make the heap of reminders anew, so that it holds one for each allocation at most."""
         live = self.allocations.values()
         self.due = [(a.due, a.position, a.id) for a in live if a.due is not None]
+        self.due += [
+            (pool.next_refill, 0, pool.name)
+            for pool in self.pools.values()
+            if pool.next_refill is not None
+        ]
         heapify(self.due)
-
-
-def lending(placement: Placement) -> Node:
-    """The node that an allocation is to what draws on it: its own share, nothing of it lent yet."""
-    return Node(placement.node, placement.amounts, {}, placement.devices or {}, {}, {})

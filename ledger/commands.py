@@ -250,12 +250,27 @@ class CordonNode(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetQuota(Command):
-    """Limit what a tenant, or one holder of it, holds at once; empty ``limits`` lifts it."""
+    """Limit what a tenant, or one holder of it, holds at once; empty ``limits`` lifts it.
+
+    Tenants of one ``cohort`` lend each other what their quotas leave unused.
+    """
 
     VERB: ClassVar[str] = "quota set"
     limits: Amounts
     holder: str | None = None
     pool: str | None = None
+    cohort: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObserveCapacity(Command):
+    """Record what others use of a node outside the ledger, as a probe saw it."""
+
+    VERB: ClassVar[str] = "observe"
+    pool: str
+    node: str
+    outside: Amounts
+    basis: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,6 +383,7 @@ AnyCommand = (
     | CordonNode
     | SetQuota
     | SetPolicy
+    | ObserveCapacity
     | RaiseAlert
     | ClearAlert
     | ExtendTime

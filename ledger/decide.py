@@ -6,6 +6,7 @@ have been written down first (:func:`ledger.step.settle_due`), so that lateness 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from ledger import commands as c
@@ -17,6 +18,7 @@ from ledger.errors import InvalidInput, Reason
 from ledger.events import (
     AlertCleared,
     AlertRaised,
+    Allocated,
     Cause,
     Checkpointed,
     Corrected,
@@ -25,6 +27,7 @@ from ledger.events import (
     LedgerOpened,
     Redacted,
     Refused,
+    Reserved,
     TaskFinished,
     TaskStarted,
     TimeExtended,
@@ -32,9 +35,10 @@ from ledger.events import (
 )
 from ledger.evolve import evolve
 from ledger.fields import FIELDS, book_digest
-from ledger.rules import admission, leases, pools, tenure
+from ledger.rules import admission, gangs, leases, pools, tenure
 from ledger.rules.access import find
 from ledger.rules.answers import Draft, No
+from ledger.rules.placement import Wish, seed_of
 from ledger.rules.validity import (
     MAX_BATCH,
     check_amounts,
@@ -53,6 +57,7 @@ Pooling = (
     | c.CordonNode
     | c.SetQuota
     | c.SetPolicy
+    | c.ObserveCapacity
 )
 Recording = (
     c.StartTask
@@ -97,28 +102,67 @@ def batch_causes(command: c.AllocateBatch) -> list[Cause]:
     return [Cause(command.command_id, digest, index, count) for index in range(count)]
 
 
-def decide_item(book: Book, item: c.Allocate, cause: Cause, now: int) -> Event:
-    """The one event of one request of a batch."""
+def decide_item(book: Book, item: c.Allocate, cause: Cause, now: int) -> tuple[Event, ...]:
+    """What one request of a batch leads to: its outcome, and what made room for it."""
     draft = Draft(book, now)
     admission.allocate(book, draft, item, cause)
-    return draft.events[0]
+    return tuple(draft.events)
 
 
 def decide_batch(book: Book, command: c.AllocateBatch, now: int) -> tuple[Event, ...]:
-    """All or none (``atomic``), or each on its own, every item seeing those before it.
+    """An atomic batch: all or none, every item seeing those before it.
 
-    Where an atomic batch cannot be granted whole, its items are refused for what stopped the first
-    that failed, and nothing else happens.
+    Where it cannot be granted whole now, it waits as one place if it may wait (a gang); else it is
+    refused for what stopped the first item that failed, and nothing else happens.
     """
     overlay = book.fork()
-    events = []
+    events: list[Event] = []
     for item, cause in zip(command.items, batch_causes(command), strict=True):
-        event = decide_item(overlay, item, cause, now)
-        if command.atomic and event.type not in ("allocated", "reserved"):
-            return (_refuse_batch(book, command, event, now),)
-        evolve(overlay, event)
-        events.append(event)
+        # No item may wait on its own: it is the batch that does.
+        alone = replace(item, request=replace(item.request, wait_ns=None))
+        for event in decide_item(overlay, alone, cause, now):
+            if event.type == "refused":
+                return _wait_as_gang(book, command, event, now)
+            evolve(overlay, event)
+            events.append(_with_request(event, item))
     return tuple(events)
+
+
+def _with_request(event: Event, item: c.Allocate) -> Event:
+    """A grant that carries the request as it was asked."""
+    body = event.body
+    if isinstance(body, Allocated | Reserved):
+        return replace(event, body=replace(body, request=item.request))
+    return event
+
+
+def _wait_as_gang(
+    book: Book, command: c.AllocateBatch, failed: Event, now: int
+) -> tuple[Event, ...]:
+    """Places in the queue for all items, as one; or the batch's refusal."""
+    pool = book.pools.get(command.items[0].pool)
+    causes = batch_causes(command)
+    if pool is None or command.items[0].request.wait_ns is None:
+        return (_refuse_batch(book, command, failed, now),)
+    for item in command.items:
+        impossible = admission.never(book, item)
+        if isinstance(impossible, No):
+            return (_refuse_batch(book, command, failed, now),)
+    wishes = [
+        Wish(item.request, "first_fit", seed_of(admission.command_of(cause)))
+        for item, cause in zip(command.items, causes, strict=True)
+    ]
+    too_many = len(pool.space.waiting) + len(command.items) > pool.policy.queue_limit
+    if too_many or not gangs.could_ever_fit(pool, wishes):
+        return (_refuse_batch(book, command, failed, now),)
+    body = failed.body
+    assert isinstance(body, Refused)
+    why = No(Reason(body.reason), body.message, body.hint, body.shortfall)
+    draft = Draft(book, now)
+    first = f"A{draft.position + 1}"
+    for item, cause in zip(command.items, causes, strict=True):
+        admission.enqueue(pool, pool.space, draft, item, cause, why, first)
+    return tuple(draft.events)
 
 
 def _refuse_batch(book: Book, command: c.AllocateBatch, failed: Event, now: int) -> Event:
@@ -178,11 +222,19 @@ def _check_batch(command: c.AllocateBatch) -> None:
     for item in command.items:
         if item.tenant != command.tenant:
             raise InvalidInput("all requests of a batch are of one tenant", "split it by tenant")
-        if command.atomic and item.request.wait_ns is not None:
-            raise InvalidInput(
-                "an atomic batch cannot wait yet", "ask again later, or without atomic"
-            )
         check(item)
+    if command.atomic and any(item.request.wait_ns is not None for item in command.items):
+        first = command.items[0]
+        for item in command.items:
+            if (
+                item.pool != first.pool
+                or item.request.parent is not None
+                or item.request.wait_ns != first.request.wait_ns
+            ):
+                raise InvalidInput(
+                    "an atomic batch that waits asks one pool, for one time, and draws on no parent",
+                    "give all its requests the same pool and wait",
+                )
 
 
 def _check_other(command: c.AnyCommand) -> None:
@@ -200,6 +252,8 @@ def _check_other(command: c.AnyCommand) -> None:
         check_amounts(command.amounts, least=0)
     elif isinstance(command, c.SetQuota) and command.limits:
         check_amounts(command.limits, least=0)
+    elif isinstance(command, c.ObserveCapacity) and command.outside:
+        check_amounts(command.outside, least=0)
     elif isinstance(command, c.Release) and command.consumed is not None:
         check_amounts(command.consumed, least=0)
     elif isinstance(command, c.Targeted):
@@ -299,6 +353,8 @@ def _decide_pool(book: Book, draft: Draft, command: Pooling, cause: Cause) -> No
             return pools.set_quota(book, draft, command, cause)
         case c.SetPolicy():
             return pools.set_policy(book, draft, command, cause)
+        case c.ObserveCapacity():
+            return pools.observe_capacity(book, draft, command, cause)
         case _:
             assert_never(command)
 

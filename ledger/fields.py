@@ -11,7 +11,8 @@ from hashlib import sha256
 from operator import attrgetter
 from typing import Any
 
-from ledger.book import LIVE, Allocation, Book, Node, Pool, Space, cards_of
+from ledger.accounts import join_line
+from ledger.book import LIVE, Allocation, Book, Pool
 from ledger.canonical import checked_json, loads
 from ledger.codec import (
     decode_placement,
@@ -21,12 +22,15 @@ from ledger.codec import (
     encode_process,
     encode_request,
 )
-from ledger.policy import Policy
+from ledger.mix import Mix
+from ledger.nodes import Node, cards_of
+from ledger.policy import SETTINGS, Policy
+from ledger.spaces import Space
 
 FIELDS = 1
 """The number of this list. Another list gets another number; old digests keep theirs."""
 
-_POLICY = ("order", "strategy", "queue_limit", "max_age_ns", "max_priority")
+_POLICY = tuple(sorted(SETTINGS))
 _PLAIN = (
     "id",
     "position",
@@ -46,6 +50,8 @@ _PLAIN = (
     "gang",
     "ending_cause",
     "enforced",
+    "claim",
+    "command",
 )
 _values_of = attrgetter(*_PLAIN)
 
@@ -65,6 +71,15 @@ def _node(node: Node) -> dict[str, Any]:
         "in_use": {r: amount for r, amount in node.in_use.items() if amount},
         "cards_in_use": {r: used for r, used in node.cards_in_use.items() if used},
         "cordoned": node.cordoned,
+        "outside": node.outside,
+    }
+
+
+def _mix(mix: Mix) -> dict[str, Any]:
+    numbers = {shape: number for number, shape in enumerate(sorted(mix.counts))}
+    return {
+        "shapes": [_listed(shape) for shape in numbers],
+        "recent": [numbers[shape] for shape in mix.recent],
     }
 
 
@@ -77,6 +92,12 @@ def _pool(pool: Pool) -> dict[str, Any]:
         "policy": {name: getattr(pool.policy, name) for name in _POLICY},
         "nodes": [_node(node) for node in pool.space.nodes.values()],
         "waiting": list(pool.space.waiting),
+        "overtakers": pool.space.overtakers,
+        "sticky": [[*key, list(nodes)] for key, nodes in pool.sticky.items()],
+        "habits": [[task, *habit] for task, habit in pool.habits.items()],
+        "mix": _mix(pool.mix),
+        "spent": pool.spent,
+        "refilled_at": pool.refilled_at,
     }
 
 
@@ -92,8 +113,9 @@ def to_plain(book: Book) -> dict[str, Any]:
         "checkpoint": book.checkpoint,
         "pools": [[name, _pool(pool)] for name, pool in book.pools.items()],
         "allocations": [_allocation(a) for a in book.allocations.values()],
-        "lent_waiting": [[key, list(s.waiting)] for key, s in book.lent.items()],
+        "lent": [[key, list(s.waiting), s.overtakers] for key, s in book.lent.items()],
         "quotas": [[*key, limits] for key, limits in book.quotas.items()],
+        "cohorts": [[*key, name] for key, name in book.cohorts.items()],
         "tasks": [[*key, at] for key, at in book.tasks.items()],
         "alerts": book.alerts,
         "holders": [[*key, encode_process(p)] for key, p in book.holders.items()],
@@ -133,10 +155,17 @@ def load(data: bytes) -> Book:
         book.pools[name] = _load_pool(name, data_of_pool)
     for each in plain["allocations"]:
         _load_allocation(book, each)
-    for key, waiting in plain["lent_waiting"]:
-        _lend(book, key).waiting = dict.fromkeys(waiting)
+    for name, data_of_pool in plain["pools"]:
+        _load_line(book, book.pools[name].space, data_of_pool["waiting"])
+        book.set_refill(book.pools[name])
+    for key, waiting, overtakers in plain["lent"]:
+        space = _lend(book, key)
+        space.overtakers = overtakers
+        _load_line(book, space, waiting)
     for tenant, holder, pool, limits in plain["quotas"]:
         book.quotas[tenant, holder, pool] = limits
+    for tenant, pool, name in plain["cohorts"]:
+        book.cohorts[tenant, pool] = name
     for tenant, task, at in plain["tasks"]:
         book.tasks[tenant, task] = at
     for tenant, holder, process in plain["holders"]:
@@ -158,13 +187,27 @@ def _load_pool(name: str, plain: dict[str, Any]) -> Pool:
             n["in_use"],
             n["cards_in_use"],
             n["cordoned"],
+            n["outside"],
         )
     space = Space(name, nodes)
-    space.waiting = dict.fromkeys(plain["waiting"])
+    space.overtakers = plain["overtakers"]
     policy = Policy(**plain["policy"])
     pool = Pool(name, plain["kind"], plain["consumable"], policy, space, plain["opened_at"])
     pool.closed = plain["closed"]
+    pool.sticky = {(tenant, key): tuple(on) for tenant, key, on in plain["sticky"]}
+    pool.habits = {task: (count, total) for task, count, total in plain["habits"]}
+    pool.mix = Mix()
+    shapes = [_tupled(shape) for shape in plain["mix"]["shapes"]]
+    for number in plain["mix"]["recent"]:
+        pool.mix.add(shapes[number])
+    pool.spent = plain["spent"]
+    pool.refilled_at = plain["refilled_at"]
     return pool
+
+
+def _load_line(book: Book, space: Space, waiting: list[str]) -> None:
+    for waiting_id in waiting:
+        join_line(book, space, book.allocations[waiting_id])
 
 
 def _lend(book: Book, parent: str) -> Space:
@@ -189,10 +232,15 @@ def _load_allocation(book: Book, plain: dict[str, Any]) -> None:
     if a.request.parent is not None:
         space = _lend(book, a.request.parent)
         for placement in a.placements:
-            space.nodes[placement.node] = space.nodes[placement.node].plus(placement, 1)
+            space.replace(space.nodes[placement.node].plus(placement, 1))
+        if a.request.most is not None:
+            space.elastic[a.id] = None
         return
-    held = book.pools[a.pool].held
+    pool = book.pools[a.pool]
+    if a.request.most is not None:
+        pool.space.elastic[a.id] = None
+    pool.holding.setdefault(a.tenant, set()).add(a.holder)
     for key in ((a.tenant, None), (a.tenant, a.holder)):
-        totals = held.setdefault(key, {})
+        totals = pool.held.setdefault(key, {})
         for resource, amount in a.amounts.items():
             totals[resource] = totals.get(resource, 0) + amount

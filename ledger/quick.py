@@ -6,8 +6,8 @@ and a fold makes millions. :mod:`dataclasses` compiles six methods for each clas
 each field by a call. The :func:`dataclass` here takes fields, slots and defaults from there, shares
 all methods but the initialiser, and compiles that when the first value is made.
 
-To the type checker, and to :mod:`dataclasses`' own ``fields``, ``replace`` and ``is_dataclass``,
-there is no difference.
+To the type checker, and to the functions of :mod:`dataclasses` (``fields``, ``replace``,
+``is_dataclass``), there is no difference.
 """
 
 from __future__ import annotations

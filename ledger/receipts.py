@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from ledger.advance import advance
 from ledger.book import Allocation
 from ledger.errors import Reason
 from ledger.events import Event, Refused
-from ledger.evolve import advance
 from ledger.quick import dataclass
 
 Present = Callable[[str], Allocation | None]

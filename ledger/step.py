@@ -9,13 +9,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ledger.book import REFUSAL_WINDOW_NS, Allocation, Book
-from ledger.commands import AllocateBatch, AnyCommand, WriteDue
+from ledger.commands import Allocate, AllocateBatch, AnyCommand, WriteDue
 from ledger.decide import batch_causes, check, decide, decide_item
 from ledger.events import Event, Refused
 from ledger.evolve import evolve, refusal_key
+from ledger.rules.answers import Draft
+from ledger.rules.claims import next_claim
+from ledger.rules.cycles import alert_for
+from ledger.rules.duplicates import twin_of
 from ledger.rules.leases import next_due
-from ledger.rules.waiting import next_grant
+from ledger.rules.waiting import next_move
 
+MOVES_MAX = 1_000_000
+"""A bound on what one step can hand on; it is there to end a loop that a fault would make endless."""
+CLAIMS_MAX = 10_000
 DUE_AT_ONCE = 2_000
 """How many ended allocations one step writes down; the rest follows in the next."""
 
@@ -25,12 +32,14 @@ class Step:
 
     ``own`` are the command's direct effects, from which its receipt is made. A refusal that repeats
     one recorded within the last second stands in ``own`` under the first one's position, and in
-    ``repeats``, but not in ``events``.
+    ``repeats``, but not in ``events``. ``answer`` is the live allocation that a duplicate request was
+    answered with.
     """
 
-    __slots__ = ("events", "own", "repeats")
+    __slots__ = ("answer", "events", "own", "repeats")
 
     def __init__(self) -> None:
+        self.answer: str | None = None
         self.events: list[Event] = []
         self.own: tuple[Event, ...] = ()
         self.repeats: list[Event] = []
@@ -60,19 +69,37 @@ def settle_due(
 
 
 def grant_waiting(book: Book, now: int, events: list[Event]) -> None:
-    """Grant to those who wait, wherever something was freed. Appends to ``events``."""
+    """Serve those who wait, wherever something was freed. Appends to ``events``."""
     for space in book.spaces():
-        while space.freed:
-            if not space.waiting:
-                space.freed = False
+        for _ in range(MOVES_MAX):
+            if not space.freed:
                 break
-            draft = next_grant(book, space, now)
+            draft = next_move(book, space, now)
             if draft is None:
                 space.freed = False
                 break
-            for event in draft.events:
-                evolve(book, event)
-                events.append(event)
+            _take(book, draft, events)
+
+
+def _take(book: Book, draft: Draft, events: list[Event]) -> None:
+    for event in draft.events:
+        evolve(book, event)
+        events.append(event)
+
+
+def _settle_claims(book: Book, command: AnyCommand, now: int, events: list[Event]) -> None:
+    """Before a newcomer is looked at, whoever has waited long enough gets a node kept for it."""
+    if not isinstance(command, Allocate):
+        return
+    space = book.space_of(command.pool, command.request.parent)
+    if space is None or not space.waiting:
+        return
+    check(command)
+    for _ in range(CLAIMS_MAX):
+        draft = next_claim(book, space, now)
+        if draft is None:
+            return
+        _take(book, draft, events)
 
 
 def _repeated(book: Book, event: Event, now: int) -> Event | None:
@@ -97,9 +124,32 @@ def _record(book: Book, step: Step, event: Event, now: int) -> Event:
     return event
 
 
-def take_step(
-    book: Book, command: AnyCommand, now: int, ended: Allocation | None = None
-) -> Step:
+def _settle_batch(book: Book, command: AllocateBatch, step: Step, now: int) -> None:
+    """A batch that is not atomic: each request on its own, seeing those before it."""
+    check(command)
+    own = []
+    for item, cause in zip(command.items, batch_causes(command), strict=True):
+        for event in decide_item(book, item, cause, now):
+            # A batch's refusals are all kept: its receipt is made of them on every replay.
+            evolve(book, event)
+            step.events.append(event)
+            if event.cause is not None:
+                own.append(event)
+    step.own = tuple(own)
+
+
+def _answered_with(book: Book, command: AnyCommand) -> str | None:
+    """The allocation that answers a duplicate request, where the pool's policy says so."""
+    if not isinstance(command, Allocate):
+        return None
+    pool = book.pools.get(command.pool)
+    if pool is None or pool.policy.duplicates != "answer":
+        return None
+    twin = twin_of(book, pool, command)
+    return None if twin is None else twin.id
+
+
+def take_step(book: Book, command: AnyCommand, now: int, ended: Allocation | None = None) -> Step:
     """Decide one command at ``now`` and evolve ``book`` by all that follows from it.
 
     What is due must have been settled (:func:`settle_due`). Raises InvalidInput before anything has
@@ -107,27 +157,18 @@ def take_step(
     """
     step = Step()
     if isinstance(command, AllocateBatch) and not command.atomic:
-        check(command)
-        own = []
-        for item, cause in zip(command.items, batch_causes(command), strict=True):
-            event = decide_item(book, item, cause, now)
-            if event.body.TYPE == "refused":
-                # A batch's refusals are all kept: its receipt is made of them on every replay.
-                evolve(book, event)
-                step.events.append(event)
-                own.append(event)
-            else:
-                own.append(_record(book, step, event, now))
-        step.own = tuple(own)
-        return step
-    decided = decide(book, command, now, ended)
-    kept = [_record(book, step, event, now) for event in decided]
-    step.own = tuple([event for event in kept if event.cause is not None])
-    if not _FREES_NOTHING.issuperset([event.body.TYPE for event in decided]):
-        grant_waiting(book, now, step.events)
+        _settle_batch(book, command, step, now)
+    else:
+        _settle_claims(book, command, now, step.events)
+        step.answer = _answered_with(book, command)
+        if step.answer is not None:
+            return step
+        kept = [_record(book, step, e, now) for e in decide(book, command, now, ended)]
+        step.own = tuple(event for event in kept if event.cause is not None)
+    for event in step.own:
+        if event.body.TYPE == "queued" and event.allocation in book.allocations:
+            alert = alert_for(book, book.allocations[event.allocation], now)
+            if alert is not None:
+                _take(book, alert, step.events)
+    grant_waiting(book, now, step.events)
     return step
-
-
-_FREES_NOTHING = frozenset(
-    {"allocated", "reserved", "refused", "queued", "renewed", "usage_recorded", "holder_seen"}
-)

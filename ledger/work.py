@@ -10,6 +10,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from ledger import clock as clocks
+from ledger.advance import advance
 from ledger.amounts import check_name
 from ledger.book import REFUSAL_WINDOW_NS, Allocation, Book
 from ledger.codec import from_row, to_row
@@ -36,7 +37,7 @@ from ledger.commands import (
 from ledger.content import content_digest
 from ledger.errors import InvalidInput, Reason
 from ledger.events import Event, Refused
-from ledger.evolve import advance, evolve
+from ledger.evolve import evolve
 from ledger.fields import dump
 from ledger.group import Ticket
 from ledger.log import Head, NoteKeeper, Transaction
@@ -239,6 +240,10 @@ class Work:
         if command.command_id and any(e.body.TYPE != "refused" for e in step.own):
             self._by_command[key] = list(step.own)
         self._remember_side_effects(command, step)
+        if step.answer is not None:
+            twin = self.book.allocations[step.answer]
+            outcome = "waiting" if twin.state == "waiting" else "granted"
+            return Receipt(outcome, (twin.position,), None, twin, replayed=True)
         if before is None:
             return self._with_place(receipt_for(step.own, self._present, batch=batch))
         after = before

@@ -16,12 +16,14 @@ from typing import TypeVar
 from weakref import WeakSet
 
 from ledger import clock as clocks
+from ledger.advance import GRANTS, advance
 from ledger.book import Allocation, Book
 from ledger.codec import UnknownEvent, from_row
 from ledger.commands import AnyCommand, OpenLedger
 from ledger.errors import LeasebookError, LedgerCorrupt, LedgerReadOnly, LedgerUnavailable
 from ledger.events import Checkpointed, Event
-from ledger.evolve import GRANTS, advance, evolve
+from ledger.evolve import evolve
+from ledger.fold import fold
 from ledger.group import Group, Ticket
 from ledger.log import EMPTY, Head, Log, Row
 from ledger.receipts import Receipt, fold_allocation
@@ -204,9 +206,9 @@ class Writer:
             if not book.position:
                 self._hash = EMPTY.hash
         self._book = None
-        for row in read(book.position):
-            evolve(book, from_row(row))
-            self._hash = row.hash
+        last = fold(book, read(book.position))
+        if last is not None:
+            self._hash = last.hash
         self._book = book
         return book
 

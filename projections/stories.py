@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ledger.advance import advance
 from ledger.amounts import format_amounts
 from ledger.book import Allocation
 from ledger.events import (
@@ -28,7 +29,6 @@ from ledger.events import (
     UsageRecorded,
     Withdrawn,
 )
-from ledger.evolve import advance
 from ledger.requests import Amounts, Placement
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ledger.advance import advance
 from ledger.book import Allocation, Book
 from ledger.commands import (
     Allocate,
@@ -18,7 +19,6 @@ from ledger.commands import (
     SetQuota,
 )
 from ledger.events import Event, Refused
-from ledger.evolve import advance
 from ledger.identity import ProcessIdentity
 from ledger.requests import NodeSpec, Request
 from ledger.step import is_due, settle_due, take_step
@@ -75,16 +75,16 @@ class Scenario:
 
     # --- shorthands ------------------------------------------------------------------------------
 
-    def pool(self, name: str = "box", *, policy: dict[str, Any] | None = None, **nodes: Any) -> None:
+    def pool(
+        self, name: str = "box", *, policy: dict[str, Any] | None = None, **nodes: Any
+    ) -> None:
         """Open a pool; ``n1={"cpu": 4000}``, or a NodeSpec for labels."""
         specs = [
             given if isinstance(given, NodeSpec) else NodeSpec(node, given)
             for node, given in nodes.items()
         ]
         self.when(
-            OpenPool(
-                command_id=self.next_id(), pool=name, nodes=tuple(specs), policy=policy or {}
-            )
+            OpenPool(command_id=self.next_id(), pool=name, nodes=tuple(specs), policy=policy or {})
         )
 
     def request(
@@ -139,17 +139,21 @@ class Scenario:
         assert event.allocation is not None
         return event.allocation
 
-    def on(self, command: type[Any], allocation: str, who: str = "h1", **fields: Any) -> list[Event]:
+    def on(
+        self, command: type[Any], allocation: str, who: str = "h1", **fields: Any
+    ) -> list[Event]:
         """Run a command on an allocation as its holder."""
         claim = fields.pop("claim", Claim(who))
         return self.when(
-            command(
-                command_id=self.next_id(), allocation=allocation, claim=claim, **fields
-            )
+            command(command_id=self.next_id(), allocation=allocation, claim=claim, **fields)
         )
 
     def release(self, allocation: str, who: str = "h1") -> list[Event]:
         return self.on(Release, allocation, who)
+
+    def when_released(self, allocation: str, tenant: str) -> list[Event]:
+        """Release for whatever holder, as an operator of a tenant."""
+        return self.on(Release, allocation, claim=Claim("ops", operator=True), tenant=tenant)
 
     def quota(self, limits: dict[str, int], **where: Any) -> None:
         self.when(SetQuota(command_id=self.next_id(), limits=limits, **where))

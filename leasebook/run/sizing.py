@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from leasebook.settings import LOCAL_POOL
 from ledger.amounts import CARD_RESOURCES
-from ledger.book import Book, Node
+from ledger.book import Book
 from ledger.errors import Reason, Refused
+from ledger.nodes import Node
 from ledger.requests import CARD, Amounts
 
 if TYPE_CHECKING:

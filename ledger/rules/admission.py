@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from ledger.book import Allocation, Book, Node, Pool, Space
+from dataclasses import dataclass
+
+from ledger.book import Allocation, Book, Pool
 from ledger.commands import Allocate
 from ledger.errors import Reason
-from ledger.events import Allocated, Cause, Queued, Refused, Reserved
-from ledger.requests import CARD, PRIORITIES, Amounts, Placement, Request
+from ledger.events import AlertRaised, Allocated, Cause, Queued, Refused, Reserved
+from ledger.requests import PRIORITIES, Placement
 from ledger.rules.answers import Draft, No
-from ledger.rules.capacity import place_on
+from ledger.rules.claims import barred_for, compete
+from ledger.rules.duplicates import refusal, twin_of
+from ledger.rules.elastic import make_room, stretch
 from ledger.rules.explain import must_wait, never_fits, no_room
+from ledger.rules.granting import total_of
 from ledger.rules.leases import bounds
-from ledger.rules.placement import place
+from ledger.rules.placement import Wish, place, seed_of, strategy_for
 from ledger.rules.quotas import over_quota
 from ledger.rules.waiting import in_the_way
+from ledger.spaces import Space
 
 
 def refuse(draft: Draft, command: Allocate, cause: Cause | None, no: No) -> None:
@@ -38,7 +44,7 @@ def refuse(draft: Draft, command: Allocate, cause: Cause | None, no: No) -> None
     )
 
 
-def _never(book: Book, command: Allocate) -> No | tuple[Pool, Space]:
+def never(book: Book, command: Allocate) -> No | tuple[Pool, Space]:
     """Why this request can never be granted as things are set up; else where it would be placed."""
     pool = book.pools.get(command.pool)
     request = command.request
@@ -78,8 +84,8 @@ def _never(book: Book, command: Allocate) -> No | tuple[Pool, Space]:
         )
         if over is not None:
             return over
-    never = never_fits(space, request)
-    return never if never is not None else (pool, space)
+    impossible = never_fits(space, request)
+    return impossible if impossible is not None else (pool, space)
 
 
 def _may_draw(book: Book, command: Allocate) -> bool:
@@ -95,41 +101,115 @@ def _may_draw(book: Book, command: Allocate) -> bool:
     )
 
 
-def _not_now(
-    book: Book, space: Space, command: Allocate, strategy: str
-) -> No | tuple[Placement, ...]:
-    """Where the request goes now, or why it does not."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a request goes now, and by which strategy."""
+
+    placements: tuple[Placement, ...]
+    strategy: str
+
+
+def _not_now(book: Book, space: Space, draft: Draft, command: Allocate, seed: int) -> No | _Place:
+    """Where the request goes now, or why it does not. May draft what makes room for it."""
     request = command.request
+    pool = book.pools[command.pool]
     if request.parent is None:
         over = over_quota(book, command.tenant, command.holder, command.pool, request.amounts)
         if over is not None:
             return over
+    barred: set[str] = set()
     if space.waiting:
-        first = in_the_way(book, space, request.amounts)
+        first = in_the_way(book, space, request.amounts, pool.policy.order)
         if first is not None:
             return must_wait(book, space, request, first, command.tenant)
-    placements = place(space.nodes.values(), request, request.amounts, strategy)
+        barred = barred_for(book, space, request.amounts)
+    prefer: tuple[str, ...] = ()
+    if request.sticky is not None:
+        prefer = pool.sticky.get((command.tenant, request.sticky), ())
+    wish = Wish(request, strategy_for(request, pool.policy, seed), seed, barred, prefer)
+    placements = place(space, pool.mix, wish)
     if placements is None:
-        return no_room(book, space, request, command.tenant)
-    return placements
+        shrunk = make_room(book, space, draft, wish)
+        if shrunk is None:
+            return no_room(book, space, request, command.tenant, draft.now)
+        placements = (shrunk,)
+    elif request.most is not None:
+        placements = _stretch(book, space, command, placements)
+    return _Place(placements, wish.strategy)
 
 
-def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause | None) -> None:
+def _stretch(
+    book: Book, space: Space, command: Allocate, placements: tuple[Placement, ...]
+) -> tuple[Placement, ...]:
+    """An elastic request takes what is free of its range, unless somebody waits for it."""
+    if any(
+        compete(book.allocations[each].request.amounts, command.request.amounts)
+        for each in space.waiting
+    ):
+        return placements
+    asking = Allocation(
+        "A0",
+        0,
+        "waiting",
+        command.tenant,
+        command.holder,
+        command.task,
+        command.pool,
+        command.request,
+        0,
+        command.request.amounts,
+    )
+    return stretch(book, space, asking, placements)
+
+
+def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause) -> None:
     """Draft the outcome of a request: granted, waiting or refused."""
-    found = _never(book, command)
+    found = never(book, command)
     if isinstance(found, No):
         refuse(draft, command, cause, found)
         return
     pool, space = found
+    twin = twin_of(book, pool, command)
+    if twin is not None and pool.policy.duplicates == "refuse":
+        refuse(draft, command, cause, refusal(twin))
+        return
     request = command.request
-    strategy = request.strategy or pool.policy.strategy
-    answer = _not_now(book, space, command, strategy)
+    answer = _not_now(book, space, draft, command, seed_of(command_of(cause)))
     if not isinstance(answer, No):
-        _grant(pool, draft, command, cause, answer, strategy)
-        return
-    if request.wait_ns is None:
+        _grant(pool, draft, command, cause, answer)
+    elif request.wait_ns is None:
         refuse(draft, command, cause, answer)
-        return
+    else:
+        enqueue(pool, space, draft, command, cause, answer, None)
+    if twin is not None and draft.events[-1].type != "refused":
+        _report_twin(book, draft, twin)
+
+
+def command_of(cause: Cause) -> str:
+    """What a request's randomised choices are seeded with: its command's id and item."""
+    return cause.command_id if cause.item is None else f"{cause.command_id}#{cause.item}"
+
+
+def _report_twin(book: Book, draft: Draft, twin: Allocation) -> None:
+    alert = f"duplicate_request:{twin.id}"
+    if alert not in book.alerts:
+        message = f"{twin.holder} asked again for what {twin.id} is for"
+        details = {"first": twin.id, "second": draft.events[-1].allocation}
+        draft.add(AlertRaised(alert, message, details), tenant="")
+
+
+def enqueue(
+    pool: Pool,
+    space: Space,
+    draft: Draft,
+    command: Allocate,
+    cause: Cause,
+    why: No,
+    gang: str | None,
+) -> None:
+    """Draft a place in the queue, or the refusal that it is full."""
+    request = command.request
+    assert request.wait_ns is not None
     if len(space.waiting) >= pool.policy.queue_limit:
         full = No(
             Reason.QUEUE_FULL,
@@ -139,7 +219,7 @@ def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause | None) -
         refuse(draft, command, cause, full)
         return
     draft.add(
-        Queued(request, draft.now + request.wait_ns, answer.reason, answer.shortfall),
+        Queued(request, draft.now + request.wait_ns, why.reason, why.shortfall, gang),
         tenant=command.tenant,
         pool=command.pool,
         allocation=f"A{draft.position + 1}",
@@ -150,24 +230,19 @@ def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause | None) -
     )
 
 
-def _grant(
-    pool: Pool,
-    draft: Draft,
-    command: Allocate,
-    cause: Cause | None,
-    placements: tuple[Placement, ...],
-    strategy: str,
-) -> None:
+def _grant(pool: Pool, draft: Draft, command: Allocate, cause: Cause, place: _Place) -> None:
     request = command.request
-    amounts = request.amounts
+    placements = place.placements
+    amounts = total_of(placements)
     body: Allocated | Reserved
     if request.reserve_ns is not None:
-        body = Reserved(
-            request, amounts, placements, draft.now + request.reserve_ns, None, strategy
-        )
+        until = draft.now + request.reserve_ns
+        body = Reserved(request, amounts, placements, until, None, place.strategy)
     else:
         lease_until, max_age_until = bounds(request, pool.policy, draft.now)
-        body = Allocated(request, amounts, placements, lease_until, max_age_until, None, strategy)
+        body = Allocated(
+            request, amounts, placements, lease_until, max_age_until, None, place.strategy
+        )
     draft.add(
         body,
         tenant=command.tenant,
@@ -177,92 +252,4 @@ def _grant(
         task=command.task,
         cause=cause,
         metadata=command.metadata,
-    )
-
-
-def adjustment(
-    book: Book, allocation: Allocation, amounts: Amounts
-) -> No | tuple[Amounts, tuple[Placement, ...]]:
-    """The amounts and placements after an adjust, on the same node and cards; or why not.
-
-    ``amounts`` names the resources that change; 0 gives a resource up.
-    """
-    wanted = {r: a for r, a in {**allocation.amounts, **amounts}.items() if a}
-    more = {r: a - allocation.amounts.get(r, 0) for r, a in wanted.items()}
-    more = {r: a for r, a in more.items() if a > 0}
-    space = book.space_of(allocation.pool, allocation.request.parent)
-    assert space is not None
-    if not wanted:
-        return No(Reason.INVALID, f"{allocation.id} would hold nothing", "release it instead")
-    if len(allocation.placements) != 1:
-        return No(
-            Reason.INVALID,
-            f"{allocation.id} stands on {len(allocation.placements)} nodes and cannot be adjusted",
-            "release it and ask anew",
-        )
-    lent = book.lent.get(allocation.id)
-    lent_use = {} if lent is None else lent.nodes[allocation.placements[0].node].in_use
-    for resource, amount in lent_use.items():
-        if amount > wanted.get(resource, 0):
-            return No(
-                Reason.INSUFFICIENT_CAPACITY,
-                f"{amount} base units of {allocation.id}'s {resource} are lent to what draws on it",
-                "let those end first",
-                shortfall={allocation.id: {resource: amount - wanted.get(resource, 0)}},
-            )
-    node = space.nodes[allocation.placements[0].node]
-    if more:
-        refusal = _may_grow(book, space, allocation, wanted, more)
-        if refusal is not None:
-            return refusal
-    old = allocation.placements[0]
-    placement = _place_on_same(node, old, wanted, unconditional=not more)
-    if placement is None:
-        request = Request(more, select=None)
-        return no_room(book, _only(space, old.node), request, allocation.tenant)
-    return wanted, (placement,)
-
-
-def _may_grow(
-    book: Book, space: Space, allocation: Allocation, wanted: Amounts, more: Amounts
-) -> No | None:
-    if allocation.request.parent is None:
-        over = over_quota(book, allocation.tenant, allocation.holder, allocation.pool, more)
-        if over is not None:
-            return over
-    never = never_fits(_only(space, allocation.placements[0].node), Request(wanted))
-    if never is not None:
-        return never
-    first = in_the_way(book, space, more)
-    if first is not None:
-        return must_wait(book, space, Request(more), first, allocation.tenant)
-    return None
-
-
-def _only(space: Space, node: str) -> Space:
-    return Space(space.key, {node: space.nodes[node]})
-
-
-def _place_on_same(
-    node: Node, old: Placement, wanted: Amounts, *, unconditional: bool
-) -> Placement | None:
-    """The new placement on the node that holds the old one, on the old one's cards where it can.
-
-    A shrinking allocation always succeeds (``unconditional``), also on a node that a resize has
-    left over-committed: only then can it heal. So it is placed as if the node had grown to fit.
-    """
-    without = node.plus(old, -1)
-    if unconditional:
-        without = _roomy(without, node.in_use, old)
-    return place_on(without, wanted, old.devices)
-
-
-def _roomy(node: Node, in_use: Amounts, old: Placement) -> Node:
-    capacity = {r: max(node.capacity.get(r, 0), amount) for r, amount in in_use.items()}
-    cards = {r: dict(there) for r, there in node.cards.items()}
-    for resource, shares in (old.devices or {}).items():
-        for card, amount in shares.items():
-            cards.setdefault(resource, {}).setdefault(card, max(amount, CARD))
-    return Node(
-        node.name, capacity, node.labels, cards, node.in_use, node.cards_in_use, node.cordoned
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ledger.book import Node
+from ledger.nodes import Node
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Devices, Placement
 
 
 def free(node: Node, resource: str) -> int:
     """Base units of a resource that the node could still give (never below 0)."""
-    return max(0, node.capacity.get(resource, 0) - node.in_use.get(resource, 0))
+    taken = node.in_use.get(resource, 0) + node.outside.get(resource, 0)
+    return max(0, node.capacity.get(resource, 0) - taken)
 
 
 def carries(node: Node, select: Mapping[str, str] | None) -> bool:
@@ -46,12 +47,14 @@ def place_on(node: Node, amounts: Amounts, keep: Devices | None = None) -> Place
 
     ``keep`` names cards to stay on where that is possible (an allocation that is adjusted).
     """
-    capacity, in_use = node.capacity, node.in_use
+    capacity, in_use, outside = node.capacity, node.in_use, node.outside
     after = {}
     devices: Devices | None = None
     for resource, amount in amounts.items():
         total = in_use.get(resource, 0) + amount
         if total > capacity.get(resource, 0):
+            return None
+        if outside and total + outside.get(resource, 0) > capacity.get(resource, 0):
             return None
         after[resource] = total
         if resource in CARD_RESOURCES:

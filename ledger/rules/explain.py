@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ledger.book import LIVE, Allocation, Book, Node, Space
+from ledger.book import LIVE, Allocation, Book
 from ledger.errors import Reason
+from ledger.nodes import Node
 from ledger.requests import Request
 from ledger.rules.answers import No
 from ledger.rules.capacity import carries, fits_now, short_by
+from ledger.rules.estimates import eta
 from ledger.rules.placement import could_ever_fit
+from ledger.spaces import Space
 
 BLOCKERS_NAMED = 10
 NODES_EXAMINED = 2_000
@@ -91,7 +94,7 @@ def never_fits(space: Space, request: Request) -> No | None:
     )
 
 
-def no_room(book: Book, space: Space, request: Request, tenant: str) -> No:
+def no_room(book: Book, space: Space, request: Request, tenant: str, now: int) -> No:
     """The refusal for want of capacity now."""
     node = nearest_node(space, request)
     if node is None:
@@ -101,13 +104,52 @@ def no_room(book: Book, space: Space, request: Request, tenant: str) -> No:
             "wait, or uncordon a node",
         )
     missing = short_by(node, request.amounts)
+    if not missing:
+        return _not_together(space, request)
+    if node.outside and not short_by(node.seen(outside={}), request.amounts):
+        used = ", ".join(f"{amount} of {r}" for r, amount in sorted(node.outside.items()))
+        return No(
+            Reason.UNMANAGED_USE,
+            f"others use what this needs on {node.name} without the ledger: {used} (base units)",
+            "stop them (`leasebook who` helps to find them), or wait for it (`--wait`)",
+            shortfall={node.name: missing},
+            fits_now=fits_now(node, request.amounts),
+        )
     return No(
         Reason.INSUFFICIENT_CAPACITY,
         f"{space.key} has no room for this now; {node.name} is the nearest",
-        "wait for it (`--wait`), ask for what fits now, or release something",
+        "wait for it (`--wait`), ask for what fits now, or release something"
+        + _when(eta(book, space, node, request, now)),
         shortfall={node.name: missing},
         fits_now=fits_now(node, request.amounts),
         blockers=blockers(book, space, node.name, tenant),
+    )
+
+
+def _when(estimate: tuple[int, str] | None) -> str:
+    if estimate is None:
+        return ""
+    seconds = max(1, estimate[0] // 1_000_000_000)
+    return f"; it may fit in {seconds} s, going by {estimate[1]}"
+
+
+def _not_together(space: Space, request: Request) -> No:
+    """A node alone has room; what is asked of several, or what is kept for others, has not."""
+    if request.spread is not None:
+        return No(
+            Reason.INSUFFICIENT_CAPACITY,
+            f"{space.key} has not enough nodes with room for an even part of this now",
+            "wait for it (`--wait`), or spread over another number of nodes",
+        )
+    return kept_for_others(space)
+
+
+def kept_for_others(space: Space) -> No:
+    """The refusal for what is free but claimed by requests that have waited long."""
+    return No(
+        Reason.RESERVED_FOR_WAITING,
+        f"what is free in {space.key} is kept for requests that have waited long",
+        "wait for it (`--wait`)",
     )
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from heapq import heappop, nsmallest
 
+from ledger.advance import LEDGER
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.events import Expired, Reclaimed, Withdrawn
 from ledger.policy import Policy
 from ledger.requests import Request
 from ledger.rules.answers import Draft, No
-
-LEDGER = "ledger"
-"""Who an event is by when nobody but time caused it."""
+from ledger.rules.budgets import refill
 
 
 def bounds(request: Request, policy: Policy, now: int) -> tuple[int | None, int | None]:
@@ -80,22 +79,34 @@ def next_due(book: Book) -> int | None:
     """
     heap = book.due
     while heap:
-        when, _, allocation_id = heap[0]
-        allocation = book.allocations.get(allocation_id)
-        if allocation is not None and allocation.due == when:
-            return when
+        when, position, name = heap[0]
+        if position == 0:
+            pool = book.pools.get(name)
+            if pool is not None and pool.next_refill == when:
+                return when
+        else:
+            allocation = book.allocations.get(name)
+            if allocation is not None and allocation.due == when:
+                return when
         heappop(heap)
     return None
 
 
 def write_due(book: Book, draft: Draft, limit: int) -> None:
-    """Draft the events for what time has ended by now, in order of when it ended.
+    """Draft the events for what time has ended or refilled by now, in order of when it did.
 
     At most ``limit`` allocations (and what draws on them): a caller goes on until nothing is due.
     """
     ended: set[str] = set()
     late = nsmallest(2 * limit, (entry for entry in book.due if entry[0] <= draft.now))
-    for when, _, allocation_id in late:
+    refilled: set[str] = set()
+    for when, position, allocation_id in late:
+        if position == 0:
+            pool = book.pools.get(allocation_id)
+            if pool is not None and pool.next_refill == when and pool.name not in refilled:
+                refilled.add(pool.name)
+                refill(draft, pool)
+            continue
         allocation = book.allocations.get(allocation_id)
         if allocation is None or allocation.due != when or allocation_id in ended:
             continue
@@ -107,6 +118,11 @@ def write_due(book: Book, draft: Draft, limit: int) -> None:
         if allocation.state == "active":
             why = "max_age" if when == allocation.max_age_until else "ttl"
             draft.on(allocation, Expired(when, why), at=when)
+        elif allocation.state == "ending":
+            evidence = {"grace_until": when}
+            cause = allocation.ending_cause or "forced"
+            body = Reclaimed(cause, evidence, LEDGER, "its grace is over", False)
+            draft.on(allocation, body, at=when)
         else:
             draft.on(allocation, Withdrawn("timed_out", LEDGER), at=when)
         if len(ended) >= limit:

@@ -1,66 +1,203 @@
-"""Placement: on which node a request lands. A request lands whole on one node."""
+"""Placement: on which node a request lands, or on which nodes where it asks to spread.
+
+A strategy answers one question: which of the eligible nodes takes these amounts. Which strategy is
+asked comes from the request, else from the pool's policy and its roll-out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from hashlib import sha256
 
-from ledger.book import Node
-from ledger.requests import Amounts, Placement, Request
+from ledger.mix import Mix
+from ledger.nodes import Node
+from ledger.policy import Policy
+from ledger.requests import CARD, CARD_RESOURCES, Amounts, Placement, Request
 from ledger.rules.capacity import carries, fits_empty, place_on
+from ledger.spaces import Space
 
 
-def eligible(nodes: Iterable[Node], request: Request) -> Iterable[Node]:
-    """The nodes that a request may land on, in the pool's order, whatever they have in use."""
-    select = request.select
-    if not select:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be placed, and how.
+
+    ``seed`` comes from the command's id, so that a randomised choice is decided again the same way.
+    ``barred`` are nodes kept for others; ``prefer`` are nodes to be tried first, in order.
+    """
+
+    request: Request
+    strategy: str
+    seed: int = 0
+    barred: Collection[str] = ()
+    prefer: tuple[str, ...] = ()
+
+
+def seed_of(command: str) -> int:
+    """A number from a command's id: the first 8 bytes of its SHA-256."""
+    return int.from_bytes(sha256(command.encode()).digest()[:8], "big")
+
+
+def strategy_for(request: Request, policy: Policy, seed: int) -> str:
+    """A request's own strategy, else the roll-out's for its share of them, else the pool's."""
+    if request.strategy is not None:
+        return request.strategy
+    if policy.rollout_strategy is not None and seed % 1000 < policy.rollout_permille:
+        return policy.rollout_strategy
+    return policy.strategy
+
+
+def eligible(nodes: Iterable[Node], wish: Wish) -> Iterable[Node]:
+    """The nodes that a wish may land on, in the pool's order, whatever they have in use."""
+    select, barred = wish.request.select, wish.barred
+    if not select and not barred:
         return (node for node in nodes if not node.cordoned)
-    return (node for node in nodes if not node.cordoned and carries(node, select))
+    return (
+        node
+        for node in nodes
+        if not node.cordoned and node.name not in barred and carries(node, select)
+    )
 
 
-def first_fit(nodes: Iterable[Node], amounts: Amounts) -> Placement | None:
+def _left(node: Node, placement: Placement) -> int:
+    """What would be left of what was placed, as a share of capacity, summed, in whole millionths."""
+    return sum(
+        (node.capacity[r] - in_use) * 1_000_000 // node.capacity[r]
+        for r, in_use in placement.in_use.items()
+    )
+
+
+def first_fit(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
     """The first node, in the pool's order, on which the amounts fit."""
-    for node in nodes:
+    for node in eligible(space.nodes.values(), wish):
         placement = place_on(node, amounts)
         if placement is not None:
             return placement
     return None
 
 
-def best_fit(nodes: Iterable[Node], amounts: Amounts) -> Placement | None:
-    """The node that would have least left, as a share of its capacity, summed over resources.
+def best_fit(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
+    """The node that would have least left; equal ones go to the node whose name sorts first."""
+    return _extreme(space, wish, amounts, 1)
 
-    Compared exactly, as whole millionths; equal ones go to the node whose name sorts first.
-    """
+
+def worst_fit(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
+    """The node that would have most left; equal ones go to the node whose name sorts first."""
+    return _extreme(space, wish, amounts, -1)
+
+
+def _extreme(space: Space, wish: Wish, amounts: Amounts, sign: int) -> Placement | None:
     best: tuple[int, str] | None = None
     chosen: Placement | None = None
-    for node in nodes:
+    for node in eligible(space.nodes.values(), wish):
         placement = place_on(node, amounts)
         if placement is None:
             continue
-        left = sum(
-            (node.capacity[r] - in_use) * 1_000_000 // node.capacity[r]
-            for r, in_use in placement.in_use.items()
-        )
+        left = sign * _left(node, placement)
         if best is None or (left, node.name) < best:
             best, chosen = (left, node.name), placement
     return chosen
 
 
-STRATEGIES: dict[str, Callable[[Iterable[Node], Amounts], Placement | None]] = {
+def random_fit(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
+    """Any node with room, each equally likely, drawn by the wish's seed."""
+    fitting = []
+    for node in eligible(space.nodes.values(), wish):
+        placement = place_on(node, amounts)
+        if placement is not None:
+            fitting.append(placement)
+    return fitting[wish.seed % len(fitting)] if fitting else None
+
+
+Strategy = Callable[[Space, Mix, Wish, Amounts], Placement | None]
+STRATEGIES: dict[str, Strategy] = {
     "first_fit": first_fit,
     "best_fit": best_fit,
+    "worst_fit": worst_fit,
+    "random": random_fit,
 }
 
 
+def _one(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
+    """The amounts on one node: a preferred one where it takes them, else as the strategy says."""
+    for name in wish.prefer:
+        node = space.nodes.get(name)
+        if node is not None and any(eligible((node,), wish)):
+            placement = place_on(node, amounts)
+            if placement is not None:
+                return placement
+    return STRATEGIES[wish.strategy](space, mix, wish, amounts)
+
+
 def place(
-    nodes: Iterable[Node], request: Request, amounts: Amounts, strategy: str
+    space: Space, mix: Mix, wish: Wish, amounts: Amounts | None = None
 ) -> tuple[Placement, ...] | None:
-    """Where the amounts go under a strategy, or None where they fit nowhere now."""
-    placement = STRATEGIES[strategy](eligible(nodes, request), amounts)
-    return None if placement is None else (placement,)
+    """Where a wish goes now, or None where it fits nowhere. ``amounts``: others than it asks for."""
+    wanted = wish.request.amounts if amounts is None else amounts
+    spread = wish.request.spread
+    if spread is None:
+        placement = _one(space, mix, wish, wanted)
+        return None if placement is None else (placement,)
+    if spread:
+        return _spread_over(space, mix, wish, wanted, spread)
+    for count in range(1, len(space.nodes) + 1):
+        shares = shares_of(wanted, count)
+        if shares is None:
+            continue
+        found = _spread_over(space, mix, wish, wanted, count)
+        if found is not None:
+            return found
+    return None
+
+
+def shares_of(amounts: Amounts, count: int) -> list[Amounts] | None:
+    """Amounts in ``count`` parts as even as whole units (whole cards) allow; None where one is empty."""
+    parts: list[Amounts] = [{} for _ in range(count)]
+    for resource, amount in amounts.items():
+        unit = CARD if resource in CARD_RESOURCES else 1
+        if amount % unit:
+            return None
+        each, rest = divmod(amount // unit, count)
+        if not each:
+            return None
+        for index, part in enumerate(parts):
+            part[resource] = (each + (index < rest)) * unit
+    return parts
+
+
+def _spread_over(
+    space: Space, mix: Mix, wish: Wish, amounts: Amounts, count: int
+) -> tuple[Placement, ...] | None:
+    """One part on each of ``count`` different nodes, or None."""
+    parts = shares_of(amounts, count)
+    if parts is None or count > len(space.nodes):
+        return None
+    used = set(wish.barred)
+    placed = []
+    for part in parts:
+        on = Wish(wish.request, wish.strategy, wish.seed, used, wish.prefer)
+        placement = _one(space, mix, on, part)
+        if placement is None:
+            return None
+        used.add(placement.node)
+        placed.append(placement)
+    return tuple(placed)
 
 
 def could_ever_fit(nodes: Iterable[Node], request: Request) -> bool:
-    """Whether some node, cordoned or not, is large enough if nothing were in use."""
-    select, amounts = request.select, request.amounts
-    return any(carries(node, select) and fits_empty(node, amounts) for node in nodes)
+    """Whether the nodes, cordoned or not, are large enough if nothing were in use."""
+    fitting = [node for node in nodes if carries(node, request.select)]
+    if request.spread is None:
+        return any(fits_empty(node, request.amounts) for node in fitting)
+    counts = [request.spread] if request.spread else range(1, len(fitting) + 1)
+    for count in counts:
+        parts = shares_of(request.amounts, count)
+        # Parts differ by one unit at most and the larger come first: the nodes that take the larger
+        # are among those that take the smaller, so counting both is enough.
+        if (
+            parts is not None
+            and sum(fits_empty(n, parts[-1]) for n in fitting) >= count
+            and sum(fits_empty(n, parts[0]) for n in fitting) >= sum(p == parts[0] for p in parts)
+        ):
+            return True
+    return False

@@ -8,6 +8,7 @@ from ledger.commands import (
     CordonNode,
     JoinNode,
     LeaveNode,
+    ObserveCapacity,
     OpenPool,
     ResizePool,
     SetPolicy,
@@ -15,6 +16,7 @@ from ledger.commands import (
 )
 from ledger.errors import InvalidInput, Reason
 from ledger.events import (
+    CapacityObserved,
     Cause,
     NodeCordoned,
     NodeJoined,
@@ -58,6 +60,16 @@ def open_pool(book: Book, draft: Draft, command: OpenPool, cause: Cause) -> No |
         raise InvalidInput(wrong)
     if command.kind not in ("managed", "observed"):
         raise InvalidInput(f"a pool is managed or observed, not {command.kind!r}")
+    if command.consumable and len(command.nodes) != 1:
+        raise InvalidInput(
+            f"a consumable pool has one node, not {len(command.nodes)}",
+            "open one pool for each budget",
+        )
+    if not command.consumable and command.policy.get("refill") is not None:
+        raise InvalidInput(
+            "only a consumable pool is refilled; of others everything comes back",
+            "open it as consumable, or leave refill away",
+        )
     body = PoolOpened(
         command.nodes, command.kind, command.consumable, command.policy, command.basis
     )
@@ -143,7 +155,7 @@ def set_quota(book: Book, draft: Draft, command: SetQuota, cause: Cause) -> No |
     if command.pool is not None and command.pool not in book.pools:
         return _missing(book, command.pool)
     draft.add(
-        QuotaSet(command.limits),
+        QuotaSet(command.limits, {} if command.cohort is None else {"cohort": command.cohort}),
         tenant=command.tenant,
         pool=command.pool,
         holder=command.holder,
@@ -152,12 +164,27 @@ def set_quota(book: Book, draft: Draft, command: SetQuota, cause: Cause) -> No |
     return None
 
 
+def observe_capacity(book: Book, draft: Draft, command: ObserveCapacity, cause: Cause) -> No | None:
+    """Record what others use of a node without asking; what is so already changes nothing."""
+    pool = book.pools.get(command.pool)
+    if pool is None:
+        return _missing(book, command.pool)
+    node = pool.space.nodes.get(command.node)
+    if node is None:
+        return _no_node(pool, command.node)
+    outside = {r: amount for r, amount in command.outside.items() if amount}
+    if outside != node.outside:
+        body = CapacityObserved(command.node, outside, command.basis)
+        draft.add(body, tenant="", pool=pool.name, cause=cause)
+    return None
+
+
 def set_policy(book: Book, draft: Draft, command: SetPolicy, cause: Cause) -> No | None:
     """Change settings of a pool's policy."""
     pool = book.pools.get(command.pool)
     if pool is None:
         return _missing(book, command.pool)
-    wrong = complaint(command.policy)
+    wrong = complaint(command.policy, pool.policy)
     if wrong is not None:
         raise InvalidInput(wrong)
     draft.add(PolicySet(command.policy), tenant="", pool=pool.name, cause=cause)

@@ -1,8 +1,12 @@
-"""Quotas: hard limits on what a tenant, or one holder of it, holds at once."""
+"""Quotas: limits on what a tenant, or one holder of it, holds at once.
+
+A quota is hard, unless its tenant is in a cohort: then the cohort's tenants together may hold what
+their quotas come to, so that one borrows what another leaves unused, until its owner asks for it.
+"""
 
 from __future__ import annotations
 
-from ledger.book import Book
+from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.requests import Amounts
 from ledger.rules.answers import No
@@ -16,6 +20,21 @@ def held(book: Book, tenant: str, holder: str | None, pool: str | None) -> Amoun
         for resource, amount in each.held.get((tenant, holder), {}).items():
             totals[resource] = totals.get(resource, 0) + amount
     return totals
+
+
+def _cohort(book: Book, tenant: str, pool: str | None) -> tuple[Amounts, Amounts]:
+    """(limits, held) of all tenants that share a cohort with this one."""
+    name = book.cohorts[tenant, pool]
+    limits: Amounts = {}
+    has: Amounts = {}
+    for (other, where), cohort in book.cohorts.items():
+        if cohort != name or where != pool:
+            continue
+        for resource, limit in book.quotas.get((other, None, pool), {}).items():
+            limits[resource] = limits.get(resource, 0) + limit
+        for resource, amount in held(book, other, None, pool).items():
+            has[resource] = has.get(resource, 0) + amount
+    return limits, has
 
 
 def over_quota(
@@ -38,15 +57,50 @@ def over_quota(
     for who in (holder,) if holder_only else (None, holder):
         for where in (None, pool):
             limits = book.quotas.get((tenant, who, where))
-            if limits is None or (where is not None and where not in book.pools):
+            if limits is None:
                 continue
-            has = {} if ever else held(book, tenant, who, where)
+            has = held(book, tenant, who, where)
+            if who is None and (tenant, where) in book.cohorts:
+                if all(has.get(r, 0) + more.get(r, 0) <= limit for r, limit in limits.items()):
+                    # Its own quota is its own, whatever others have borrowed of it.
+                    continue
+                limits, has = _cohort(book, tenant, where)
+            if ever:
+                has = {}
             for resource, limit in limits.items():
                 asked = more.get(resource, 0)
                 excess = has.get(resource, 0) + asked - limit
                 if asked > 0 and excess > 0:
                     return _no(tenant, who, where, resource, limit, has, asked, excess)
     return None
+
+
+def borrows_from(book: Book, victim: Allocation, asking: Allocation) -> bool:
+    """Whether one allocation stands on quota that its tenant borrows, and the other's owns.
+
+    The owner asks within its own quota; the borrower holds more than its own of a resource that is
+    asked for.
+    """
+    if victim.tenant == asking.tenant:
+        return False
+    for where in (None, asking.pool):
+        mine = book.cohorts.get((asking.tenant, where))
+        if mine is None or book.cohorts.get((victim.tenant, where)) != mine:
+            continue
+        own = book.quotas.get((asking.tenant, None, where), {})
+        has = held(book, asking.tenant, None, where)
+        asked = asking.request.amounts
+        if any(has.get(r, 0) + a > own[r] for r, a in asked.items() if r in own):
+            continue
+        theirs = book.quotas.get((victim.tenant, None, where), {})
+        borrowed = held(book, victim.tenant, None, where)
+        if any(
+            borrowed.get(r, 0) > theirs.get(r, 0)
+            for r in asked
+            if r in theirs and r in victim.amounts
+        ):
+            return True
+    return False
 
 
 def _no(

@@ -25,8 +25,10 @@ from ledger.events import (
     Transferred,
     Withdrawn,
 )
-from ledger.rules.admission import adjustment
+from ledger.rules.adjusting import adjustment
 from ledger.rules.answers import Draft, No
+from ledger.rules.budgets import settlement
+from ledger.rules.gangs import members
 from ledger.rules.leases import bounds, end_descendants, renewed_until
 from ledger.rules.quotas import over_quota
 
@@ -58,7 +60,7 @@ def adjust(
     """Hold more or less on the same node."""
     if allocation.state != "active":
         return _not_held(allocation, "be adjusted")
-    answer = adjustment(book, allocation, command.amounts)
+    answer = adjustment(book, allocation, command.amounts, draft.now)
     if isinstance(answer, No):
         return answer
     amounts, placements = answer
@@ -83,13 +85,13 @@ def renew(
 def renew_holder(book: Book, draft: Draft, command: RenewHolder, cause: Cause) -> No | None:
     """Extend every ttl lease of a holder with one event. Those at their maximum age stay as they are."""
     ids, ends = [], []
-    for allocation_id in book.by_holder.get((command.tenant, command.holder), {}):
-        allocation = book.allocations[allocation_id]
+    held = [book.allocations[i] for i in book.by_holder.get((command.tenant, command.holder), {})]
+    for allocation in sorted(held, key=lambda a: a.position):
         if allocation.state != "active" or allocation.lease_until is None:
             continue
         until = renewed_until(allocation, command.ttl_ns, draft.now)
         if not isinstance(until, No):
-            ids.append(allocation_id)
+            ids.append(allocation.id)
             ends.append(until)
     if not ids:
         return No(
@@ -112,6 +114,9 @@ def release(
     """Give back. What was asked to end keeps the cause it was asked for."""
     if allocation.state == "waiting":
         return _not_held(allocation, "be released")
+    unsettled = settlement(book, allocation, command.consumed)
+    if unsettled is not None:
+        return unsettled
     end_descendants(book, draft, allocation, draft.now)
     if allocation.state == "reserved":
         draft.on(allocation, Withdrawn("voided", command.claim.who), cause=cause)
@@ -179,7 +184,19 @@ def withdraw(
         return _not_held(allocation, "be withdrawn")
     body = Withdrawn(command.cause, command.claim.who, command.reason)
     draft.on(allocation, body, cause=cause)
+    _withdraw_gang(book, draft, allocation, command.claim.who)
     return None
+
+
+def _withdraw_gang(book: Book, draft: Draft, allocation: Allocation, who: str) -> None:
+    """A gang is one place: who withdraws one of it withdraws all that wait with it."""
+    if allocation.gang is None or allocation.state != "waiting":
+        return
+    space = book.space_of(allocation.pool, allocation.request.parent)
+    assert space is not None
+    for member in members(book, space, allocation.gang):
+        if member.id != allocation.id:
+            draft.on(member, Withdrawn("withdrawn", who, f"{allocation.id} of its gang left"))
 
 
 def reclaim(
@@ -188,7 +205,9 @@ def reclaim(
     """Take back, for a cause and with evidence; ask first where the holder's process still lives."""
     who = command.claim.who
     if allocation.state not in LIVE:
-        draft.on(allocation, Withdrawn(command.cause, who, command.reason, command.evidence), cause=cause)
+        body = Withdrawn(command.cause, who, command.reason, command.evidence)
+        draft.on(allocation, body, cause=cause)
+        _withdraw_gang(book, draft, allocation, who)
         return None
     if command.process_alive and allocation.request.process is not None:
         if allocation.state == "ending":
@@ -197,10 +216,10 @@ def reclaim(
                 f"{allocation.id} has been asked to end already",
                 "it returns when its process is gone",
             )
-        body = Ending(
+        ending = Ending(
             command.cause, draft.now + command.grace_ns, command.enforced, who, command.reason
         )
-        draft.on(allocation, body, cause=cause)
+        draft.on(allocation, ending, cause=cause)
         return None
     at = draft.now
     if command.happened_at is not None:

@@ -71,12 +71,29 @@ def check_request(request: Request) -> None:
     for label, wanted in (request.select or {}).items():
         check_name("label", label)
         check_name("label's value", wanted)
-    for unbuilt in ("most", "spread", "sticky"):
-        if getattr(request, unbuilt) is not None:
-            raise InvalidInput(
-                f"{unbuilt!r} is a part of the storage format that no rule decides yet",
-                "ask without it",
-            )
+    if request.most is not None:
+        _check_range(request)
+    if request.spread is not None and not 0 <= request.spread <= MAX_NODES:
+        raise InvalidInput(
+            f"a spread over {request.spread} nodes is out of range", f"give 0 to {MAX_NODES}"
+        )
+    if request.sticky is not None:
+        check_name("sticky key", request.sticky)
+
+
+def _check_range(request: Request) -> None:
+    assert request.most is not None
+    check_amounts(request.most)
+    upside_down = [r for r, least in request.amounts.items() if request.most.get(r, 0) < least]
+    if request.most.keys() != request.amounts.keys() or upside_down:
+        raise InvalidInput(
+            f"the range of {', '.join(upside_down) or 'a resource'} is upside down",
+            "give the least first, such as cpu=2..8",
+        )
+    if request.spread is not None:
+        raise InvalidInput(
+            "a range cannot be spread over nodes", "give exact amounts, or no spread"
+        )
 
 
 def check_nodes(nodes: tuple[NodeSpec, ...], *, least: int = 0) -> None:

@@ -1,38 +1,31 @@
-"""The queue: who waits for what, who is next, and what a newcomer must leave to those who wait.
+"""The queue: who is next, what a newcomer must leave to those who wait, and when a wait is bounded.
 
-Order ``fifo``: first come, first served. The first request that lacks capacity reserves the resources
-it asks for; a later one passes only if it does not compete for them. A request that is blocked by
-its quota blocks nobody.
+Two orders. ``fifo``: strictly first come, first served; whoever is first and lacks capacity holds up
+all behind that want a resource in common. ``fair``: by rank, share and arrival (:mod:`ledger.line`);
+who fits may pass who does not, but a request that was overtaken ``overtakes_max`` times or has waited
+``claim_after_ns`` claims a node: from then on nothing that competes with it lands there, so it waits
+for no more than what is held there now. A request blocked by its quota blocks nobody.
 """
 
 from __future__ import annotations
 
-from ledger.book import Allocation, Book, Space
-from ledger.events import Allocated, Reserved
-from ledger.requests import Amounts, Placement
+from collections.abc import Iterator
+from itertools import islice
+
+from ledger.book import Allocation, Book, Pool
+from ledger.requests import Amounts
+from ledger.rules import elastic, gangs, preemption
 from ledger.rules.answers import Draft
-from ledger.rules.leases import bounds
+from ledger.rules.claims import barred_for, compete, next_claim, quota_blocks
+from ledger.rules.granting import grant, wish_of
 from ledger.rules.placement import place
-from ledger.rules.quotas import over_quota
+from ledger.spaces import Space
 
 
-def compete(one: Amounts, other: Amounts) -> bool:
-    """Whether two requests want a resource in common."""
-    return not one.keys().isdisjoint(other)
-
-
-def quota_blocks(book: Book, waiting: Allocation) -> bool:
-    """Whether a waiting request is held up by its own quota rather than by capacity."""
-    if waiting.request.parent is not None:
-        return False
-    return (
-        over_quota(book, waiting.tenant, waiting.holder, waiting.pool, waiting.request.amounts)
-        is not None
-    )
-
-
-def in_the_way(book: Book, space: Space, amounts: Amounts) -> Allocation | None:
-    """The first waiting request that a newcomer must not overtake, or None."""
+def in_the_way(book: Book, space: Space, amounts: Amounts, policy_order: str) -> Allocation | None:
+    """In strict order, the first waiting request that a newcomer must not overtake, or None."""
+    if policy_order != "fifo":
+        return None
     for waiting_id in space.waiting:
         waiting = book.allocations[waiting_id]
         if compete(waiting.request.amounts, amounts) and not quota_blocks(book, waiting):
@@ -40,66 +33,81 @@ def in_the_way(book: Book, space: Space, amounts: Amounts) -> Allocation | None:
     return None
 
 
-def ahead_of(book: Book, space: Space, allocation_id: str) -> int:
-    """How many requests wait before this one."""
-    return list(space.waiting).index(allocation_id)
-
-
-def next_grant(book: Book, space: Space, now: int) -> Draft | None:
-    """The grant to the next request in order that fits now, or None."""
-    blocked: Amounts = {}
-    for waiting_id in space.waiting:
+def in_order(book: Book, space: Space, pool: Pool) -> Iterator[Allocation]:
+    """Those who wait, in the order in which they are served, as many as one pass looks at."""
+    ids = space.line.candidates(pool.share, pool.holding)
+    for waiting_id in islice(ids, pool.policy.backfill_depth):
         waiting = book.allocations[waiting_id]
-        request = waiting.request
-        if compete(request.amounts, blocked):
+        # A gang is one place: its first member stands for all.
+        if waiting.gang is None or waiting.gang == waiting_id:
+            yield waiting
+
+
+def ahead_of(book: Book, space: Space, allocation_id: str) -> int:
+    """How many requests would be served before this one, if all fitted."""
+    pool = book.pools[book.allocations[allocation_id].pool]
+    for number, waiting_id in enumerate(space.line.candidates(pool.share, pool.holding)):
+        if waiting_id == allocation_id:
+            return number
+    return 0
+
+
+def next_move(book: Book, space: Space, now: int) -> Draft | None:
+    """The next thing that happens among those who wait: a claim, a grant, or room being made.
+
+    The caller evolves its events and asks again, until there is nothing more to do.
+    """
+    if space.waiting:
+        claimed = next_claim(book, space, now)
+        if claimed is not None:
+            return claimed
+        served = _serve(book, space, now)
+        if served is not None:
+            return served
+    return elastic.next_growth(book, space, now)
+
+
+def _serve(book: Book, space: Space, now: int) -> Draft | None:
+    pool = book.pools[book.allocations[next(iter(space.waiting))].pool]
+    strict = pool.policy.order == "fifo"
+    blocked: Amounts = {}
+    failed: set[tuple[object, ...]] = set()
+    for waiting in in_order(book, space, pool):
+        asked = waiting.request.amounts
+        if strict and compete(asked, blocked):
+            continue
+        shape = space.shapes[waiting.id]
+        if shape in failed and waiting.claim is None:
             continue
         if quota_blocks(book, waiting):
             continue
-        pool = book.pools[waiting.pool]
-        strategy = request.strategy or pool.policy.strategy
-        placements = place(space.nodes.values(), request, request.amounts, strategy)
-        if placements is None:
-            blocked.update(request.amounts)
-            if len(blocked) >= resources_of(space):
-                return None
-            continue
-        draft = Draft(book, now)
-        grant(book, draft, waiting, placements, strategy)
-        return draft
+        draft = _grant_or_make_room(book, space, pool, waiting, now)
+        if draft is not None:
+            return draft
+        if waiting.claim is None:
+            failed.add(shape)
+        if strict:
+            blocked.update(asked)
     return None
 
 
-def resources_of(space: Space) -> int:
-    """How many different resources the first node of a space has (all of them, in most pools)."""
-    return max((len(node.capacity) for node in space.nodes.values()), default=0)
-
-
-def grant(
-    book: Book,
-    draft: Draft,
-    waiting: Allocation,
-    placements: tuple[Placement, ...],
-    strategy: str,
-) -> None:
-    """Draft the grant of a waiting request."""
-    request = waiting.request
-    if request.reserve_ns is not None:
-        until = draft.now + request.reserve_ns
-        draft.on(
-            waiting,
-            Reserved(request, request.amounts, placements, until, waiting.requested_at, strategy),
+def _grant_or_make_room(
+    book: Book, space: Space, pool: Pool, waiting: Allocation, now: int
+) -> Draft | None:
+    if waiting.gang is not None:
+        barred = barred_for(book, space, gangs.total(book, waiting), waiting.id)
+        return gangs.grant(book, space, pool, waiting, barred, now)
+    barred = barred_for(book, space, waiting.request.amounts, waiting.id)
+    wish = wish_of(pool, waiting, barred)
+    placements = place(space, pool.mix, wish)
+    draft = Draft(book, now)
+    if placements is not None:
+        grant(
+            book, draft, waiting, elastic.stretch(book, space, waiting, placements), wish.strategy
         )
-        return
-    lease_until, max_age_until = bounds(request, book.pools[waiting.pool].policy, draft.now)
-    draft.on(
-        waiting,
-        Allocated(
-            request,
-            request.amounts,
-            placements,
-            lease_until,
-            max_age_until,
-            waiting.requested_at,
-            strategy,
-        ),
-    )
+        return draft
+    shrunk = elastic.make_room(book, space, draft, wish)
+    if shrunk is not None:
+        grant(book, draft, waiting, (shrunk,), wish.strategy)
+        return draft
+    return preemption.make_room(book, space, pool, waiting, barred, now)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ledger.book import LIVE, Allocation, Book, Node
+from ledger.book import LIVE, Allocation, Book
+from ledger.nodes import Node
 from ledger.requests import CARD, Amounts, Devices, Placement
 from tests.model.model import Held, Model
 from tests.model.places import Site

@@ -8,6 +8,7 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from ledger.advance import advance
 from ledger.book import Allocation, Book
 from ledger.codec import from_row, to_row
 from ledger.commands import (
@@ -30,7 +31,7 @@ from ledger.commands import (
 )
 from ledger.errors import InvalidInput
 from ledger.events import Checkpointed, Event, Queued, Refused
-from ledger.evolve import advance, evolve
+from ledger.evolve import evolve
 from ledger.fields import book_digest, dump, load
 from ledger.log import GENESIS, Row
 from ledger.requests import NodeSpec, Request

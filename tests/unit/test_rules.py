@@ -34,7 +34,11 @@ from tests.scenario import GIB, PROCESS, SECOND, Scenario, kinds
 def box() -> Scenario:
     """One pool ``box`` with nodes n1 (4 cores, 8 GiB) and n2 (8 cores, 8 GiB)."""
     scenario = Scenario()
-    scenario.pool(n1={"cpu": 4000, "memory": 8 * GIB}, n2={"cpu": 8000, "memory": 8 * GIB})
+    scenario.pool(
+        policy={"order": "fifo"},
+        n1={"cpu": 4000, "memory": 8 * GIB},
+        n2={"cpu": 8000, "memory": 8 * GIB},
+    )
     return scenario
 
 

@@ -25,11 +25,13 @@ GOLDEN = [
     json.loads(line)
     for line in (Path(__file__).parent / "storage_form.jsonl").read_text("utf-8").splitlines()
 ]
-CONTRACT_TYPES = """ledger_opened pool_opened pool_resized pool_closed node_joined node_left
-node_cordoned node_uncordoned quota_set policy_set queued refused allocated reserved confirmed adjusted
+CONTRACT_TYPES = """
+ledger_opened pool_opened pool_resized pool_closed node_joined node_left node_cordoned
+node_uncordoned quota_set policy_set queued refused allocated reserved confirmed adjusted
 renewed ending released expired reclaimed withdrawn transferred shared replenished holder_seen
-task_started task_finished usage_recorded capacity_observed time_extended alert_raised alert_cleared
-corrected redacted checkpointed""".split()
+task_started task_finished usage_recorded capacity_observed time_extended alert_raised
+alert_cleared corrected redacted checkpointed
+""".split()  # noqa: SIM905
 
 
 def rows() -> list[Row]:

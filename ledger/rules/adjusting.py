@@ -1,0 +1,80 @@
+"""Adjusting: holding more or less of what is held, on the same node and cards."""
+
+from __future__ import annotations
+
+from ledger.book import Allocation, Book
+from ledger.errors import Reason
+from ledger.requests import Amounts, Placement, Request
+from ledger.rules.answers import No
+from ledger.rules.claims import barred_for
+from ledger.rules.explain import kept_for_others, must_wait, never_fits, no_room
+from ledger.rules.quotas import over_quota
+from ledger.rules.resizing import place_again
+from ledger.rules.waiting import in_the_way
+from ledger.spaces import Space
+
+
+def adjustment(
+    book: Book, allocation: Allocation, amounts: Amounts, now: int
+) -> No | tuple[Amounts, tuple[Placement, ...]]:
+    """The amounts and placements after an adjust, on the same node and cards; or why not.
+
+    ``amounts`` names the resources that change; 0 gives a resource up.
+    """
+    wanted = {r: a for r, a in {**allocation.amounts, **amounts}.items() if a}
+    more = {r: a - allocation.amounts.get(r, 0) for r, a in wanted.items()}
+    more = {r: a for r, a in more.items() if a > 0}
+    space = book.space_of(allocation.pool, allocation.request.parent)
+    assert space is not None
+    if not wanted:
+        return No(Reason.INVALID, f"{allocation.id} would hold nothing", "release it instead")
+    if len(allocation.placements) != 1:
+        return No(
+            Reason.INVALID,
+            f"{allocation.id} stands on {len(allocation.placements)} nodes and cannot be adjusted",
+            "release it and ask anew",
+        )
+    lent = book.lent.get(allocation.id)
+    lent_use = {} if lent is None else lent.nodes[allocation.placements[0].node].in_use
+    for resource, amount in lent_use.items():
+        if amount > wanted.get(resource, 0):
+            return No(
+                Reason.INSUFFICIENT_CAPACITY,
+                f"{amount} base units of {allocation.id}'s {resource} are lent to what draws on it",
+                "let those end first",
+                shortfall={allocation.id: {resource: amount - wanted.get(resource, 0)}},
+            )
+    node = space.nodes[allocation.placements[0].node]
+    if more:
+        refusal = _may_grow(book, space, allocation, wanted, more)
+        if refusal is not None:
+            return refusal
+    old = allocation.placements[0]
+    placement = place_again(node, old, wanted, shrinking=not more)
+    if placement is None:
+        request = Request(more, select=None)
+        return no_room(book, _only(space, old.node), request, allocation.tenant, now)
+    return wanted, (placement,)
+
+
+def _may_grow(
+    book: Book, space: Space, allocation: Allocation, wanted: Amounts, more: Amounts
+) -> No | None:
+    if allocation.request.parent is None:
+        over = over_quota(book, allocation.tenant, allocation.holder, allocation.pool, more)
+        if over is not None:
+            return over
+    only = _only(space, allocation.placements[0].node)
+    impossible = never_fits(only, Request(wanted))
+    if impossible is not None:
+        return impossible
+    first = in_the_way(book, space, more, book.pools[allocation.pool].policy.order)
+    if first is not None:
+        return must_wait(book, space, Request(more), first, allocation.tenant)
+    if allocation.placements[0].node in barred_for(book, space, more):
+        return kept_for_others(space)
+    return None
+
+
+def _only(space: Space, node: str) -> Space:
+    return Space(space.key, {node: space.nodes[node]})

@@ -1,0 +1,62 @@
+"""Budgets: consumable pools, which are spent and refilled on a schedule.
+
+What an allocation reserved is settled at its release with what was really consumed; what nobody
+settled counts as consumed wholly. Over-consumption is an overdraft: it is recorded, lets nothing more
+through, and is charged to the periods that follow.
+"""
+
+from __future__ import annotations
+
+from ledger.book import Allocation, Book, Pool
+from ledger.errors import Reason
+from ledger.events import Replenished
+from ledger.requests import Amounts
+from ledger.rules.answers import Draft, No
+
+
+def refill(draft: Draft, pool: Pool) -> None:
+    """Draft the refill of every period that is over, as one event at the last boundary.
+
+    ``reset``: a period's budget is its capacity; what was spent beyond it is carried on. ``add``: each
+    period gives ``refill_amounts`` back.
+    """
+    policy = pool.policy
+    assert policy.refill_every_ns is not None
+    periods = (draft.now - pool.refilled_at) // policy.refill_every_ns
+    at = pool.refilled_at + periods * policy.refill_every_ns
+    available: Amounts = {}
+    overdraft: Amounts = {}
+    for name, node in pool.space.nodes.items():
+        spent = pool.spent.get(name, {})
+        for resource, capacity in node.capacity.items():
+            gone = spent.get(resource, 0)
+            each = capacity
+            if policy.refill == "add":
+                each = (policy.refill_amounts or {}).get(resource, 0)
+            stays = max(0, gone - periods * each)
+            reserved = node.in_use.get(resource, 0) - gone
+            available[resource] = capacity - reserved - stays
+            if policy.refill == "reset" and stays:
+                overdraft[resource] = stays
+    draft.add(Replenished(available, overdraft), tenant="", pool=pool.name, at=at)
+
+
+def settlement(book: Book, allocation: Allocation, consumed: Amounts | None) -> No | None:
+    """Why a release cannot be settled with ``consumed``, or None."""
+    if consumed is None:
+        return None
+    pool = book.pools[allocation.pool]
+    if not pool.consumable:
+        return No(
+            Reason.INVALID,
+            f"nothing of pool {pool.name} is consumed: what is held comes back whole",
+            "release it without --consumed",
+        )
+    unknown = sorted(consumed.keys() - allocation.amounts.keys())
+    if unknown:
+        return No(
+            Reason.INVALID,
+            f"{allocation.id} holds no {', '.join(unknown)} that could be consumed",
+            f"it holds {', '.join(sorted(allocation.amounts))}",
+        )
+    return None

@@ -1,0 +1,40 @@
+"""Duplicates: two different commands of one holder, for one task, with one need, both live."""
+
+from __future__ import annotations
+
+from ledger.book import Allocation, Book, Pool
+from ledger.commands import Allocate
+from ledger.errors import Reason
+from ledger.rules.answers import No
+
+
+def twin_of(book: Book, pool: Pool, command: Allocate) -> Allocation | None:
+    """The live allocation that this request repeats, where the pool's policy asks for it, or None.
+
+    Without a task two equal requests are two needs: nothing says that they are one.
+    """
+    if pool.policy.duplicates == "allow" or command.task is None:
+        return None
+    request = command.request
+    for allocation_id in book.by_holder.get((command.tenant, command.holder), {}):
+        there = book.allocations[allocation_id]
+        if (
+            there.task == command.task
+            and there.pool == command.pool
+            and there.state in ("active", "waiting", "reserved")
+            and there.request.parent == request.parent
+            and there.request.amounts == request.amounts
+            and there.request.select == request.select
+        ):
+            return there
+    return None
+
+
+def refusal(twin: Allocation) -> No:
+    """The refusal of a request that repeats another."""
+    return No(
+        Reason.DUPLICATE_REQUEST,
+        f"{twin.holder} has {twin.id} for the same task and need already ({twin.state})",
+        "use that one, or give the second need a task of its own",
+        blockers=({"allocation": twin.id, "holder": twin.holder, "amounts": twin.amounts},),
+    )

@@ -1,0 +1,146 @@
+"""Elastic requests (``cpu=2..8``): granted what is free in their range, stretched and shrunk later.
+
+Nothing is taken below the least that was asked for, and nothing is stretched while somebody waits
+for what it would take. Every change is an ``adjusted`` event by the ledger, which the holder can watch.
+"""
+
+from __future__ import annotations
+
+from ledger.advance import LEDGER
+from ledger.book import Allocation, Book
+from ledger.events import Adjusted
+from ledger.nodes import Node
+from ledger.requests import CARD, CARD_RESOURCES, Amounts, Placement
+from ledger.rules.answers import Draft
+from ledger.rules.capacity import free, place_on, short_by
+from ledger.rules.placement import Wish, eligible
+from ledger.rules.quotas import over_quota
+from ledger.rules.resizing import place_again
+from ledger.spaces import Space
+
+
+def _stretched(node: Node, has: Amounts, most: Amounts) -> Amounts:
+    """The amounts up to ``most`` that the node could give, cards in whole cards."""
+    wanted = {}
+    for resource, amount in has.items():
+        more = min(most.get(resource, amount) - amount, free(node, resource))
+        if resource in CARD_RESOURCES:
+            more = more // CARD * CARD if amount >= CARD else 0
+        wanted[resource] = amount + max(0, more)
+    return wanted
+
+
+def stretch(
+    book: Book, space: Space, asking: Allocation, placements: tuple[Placement, ...]
+) -> tuple[Placement, ...]:
+    """A grant's placements, stretched towards the most that is welcome; others as they are."""
+    most = asking.request.most
+    if most is None or len(placements) != 1:
+        return placements
+    node = space.nodes[placements[0].node]
+    wanted = _stretched(node, placements[0].amounts, most)
+    if asking.request.parent is None and over_quota(
+        book, asking.tenant, asking.holder, asking.pool, wanted
+    ):
+        return placements
+    # The free amounts count what this grant takes itself, so they are tried, not trusted.
+    for amounts in (wanted, _less(wanted, asking.request.amounts, node)):
+        placed = place_on(node, amounts)
+        if placed is not None:
+            return (placed,)
+    return placements
+
+
+def _less(wanted: Amounts, least: Amounts, node: Node) -> Amounts:
+    return {r: min(a, max(least[r], free(node, r))) for r, a in wanted.items()}
+
+
+def _stretchy(book: Book, space: Space, node: str | None = None) -> list[Allocation]:
+    found = [book.allocations[each] for each in space.elastic]
+    active = [a for a in found if a.state == "active" and len(a.placements) == 1]
+    if node is not None:
+        active = [a for a in active if a.placements[0].node == node]
+    return sorted(active, key=lambda a: a.position)
+
+
+def make_room(book: Book, space: Space, draft: Draft, wish: Wish) -> Placement | None:
+    """Shrink elastic allocations of one node until a wish fits there; its placement, or None.
+
+    Takes the first node, in the pool's order, where shrinking is enough; from the most stretched
+    first, no more than is needed. Drafts the ``adjusted`` events.
+    """
+    if not space.elastic or wish.request.spread is not None:
+        return None
+    amounts = wish.request.amounts
+    for node in eligible(space.nodes.values(), wish):
+        missing = short_by(node, amounts)
+        excess: Amounts = {}
+        there = _stretchy(book, space, node.name)
+        for a in there:
+            for resource, amount in a.amounts.items():
+                over = amount - a.request.amounts[resource]
+                excess[resource] = excess.get(resource, 0) + over
+        if not missing or any(lack > excess.get(r, 0) for r, lack in missing.items()):
+            continue
+        placed = _shrink(draft, node, there, amounts)
+        if placed is not None:
+            return placed
+    return None
+
+
+def _shrink(draft: Draft, node: Node, there: list[Allocation], asked: Amounts) -> Placement | None:
+    """Shrink those on a node, most stretched first, until ``asked`` fits. Undrafts what was in vain."""
+    kept, position = len(draft.events), draft.position
+    by_excess = sorted(
+        there,
+        key=lambda a: (-sum(v - a.request.amounts[r] for r, v in a.amounts.items()), a.position),
+    )
+    for a in by_excess:
+        missing = short_by(node, asked)
+        if not missing:
+            break
+        wanted = {}
+        for resource, amount in a.amounts.items():
+            give = min(missing.get(resource, 0), amount - a.request.amounts[resource])
+            if resource in CARD_RESOURCES and give:
+                give = min(-(-give // CARD) * CARD, amount - a.request.amounts[resource])
+            wanted[resource] = amount - give
+        if wanted == a.amounts:
+            continue
+        smaller = place_again(node, a.placements[0], wanted, shrinking=True)
+        if smaller is None:
+            continue
+        node = node.plus(a.placements[0], -1).plus(smaller, 1)
+        draft.on(a, Adjusted(wanted, a.amounts, (smaller,), LEDGER, "shrunk to make room"))
+    placed = place_on(node, asked)
+    if placed is None:
+        del draft.events[kept:]
+        draft.position = position
+    return placed
+
+
+def next_growth(book: Book, space: Space, now: int) -> Draft | None:
+    """Stretch one elastic allocation into what is free, or None. Who waits for it comes first."""
+    if not space.elastic:
+        return None
+    wanted_by_others: set[str] = set()
+    for waiting_id in space.waiting:
+        wanted_by_others.update(book.allocations[waiting_id].request.amounts)
+    for a in _stretchy(book, space):
+        node = space.nodes[a.placements[0].node]
+        most = a.request.most
+        if most is None or node.cordoned or a.id in book.lent:
+            continue
+        room = {r: m for r, m in most.items() if r not in wanted_by_others}
+        wanted = _stretched(node, a.amounts, {**a.amounts, **room})
+        if wanted == a.amounts:
+            continue
+        more = {r: v - a.amounts[r] for r, v in wanted.items() if v > a.amounts[r]}
+        if a.request.parent is None and over_quota(book, a.tenant, a.holder, a.pool, more):
+            continue
+        larger = place_again(node, a.placements[0], wanted, shrinking=False)
+        if larger is not None:
+            draft = Draft(book, now)
+            draft.on(a, Adjusted(wanted, a.amounts, (larger,), LEDGER, "stretched"))
+            return draft
+    return None

@@ -1,0 +1,117 @@
+"""Spaces: somewhere to place, and who waits for it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+
+from ledger.line import Line
+from ledger.nodes import Node
+from ledger.requests import Amounts
+
+OVERTAKERS_KEPT = 10_000
+
+
+class _NoLine(Line):
+    """The line of an overlay, which decides but never serves anybody."""
+
+    __slots__ = ()
+
+    def add(self, waiting_id: str, rank_: int, tenant: str, holder: str) -> None:
+        """Nobody is served from an overlay."""
+
+    def remove(self, waiting_id: str) -> None:
+        """Nobody is served from an overlay."""
+
+
+_NO_LINE = _NoLine()
+
+
+class Space:
+    """Somewhere to place: a pool's nodes, or what an allocation lends to those drawn on it.
+
+    ``waiting`` keeps arrival order, ``line`` the order of service. ``overtakers`` are the positions of
+    requests that were granted while an earlier one waited. ``claims`` maps a node to the waiting
+    request that it is kept for, ``gangs`` a first member to
+    all that wait with it. ``elastic`` are allocations that may grow and shrink. ``freed`` says
+    that something may be granted now. ``changed`` are nodes that were replaced, for whoever caches
+    something about nodes; it starts anew with another ``generation``.
+    """
+
+    __slots__ = (
+        "changed",
+        "claims",
+        "elastic",
+        "freed",
+        "gangs",
+        "generation",
+        "key",
+        "line",
+        "nodes",
+        "overtakers",
+        "shapes",
+        "totals",
+        "waiting",
+    )
+
+    def __init__(self, key: str, nodes: dict[str, Node]) -> None:
+        self.key = key
+        self.nodes = nodes
+        self.waiting: dict[str, None] = {}
+        self.line = Line()
+        self.overtakers: list[int] = []
+        self.claims: dict[str, str] = {}
+        self.elastic: dict[str, None] = {}
+        self.gangs: dict[str, dict[str, None]] = {}
+        self.freed = False
+        self.totals: Amounts = {}
+        self.shapes: dict[str, tuple[object, ...]] = {}
+        self.changed: list[str] = []
+        self.generation = 0
+        self.count_up()
+
+    def count_up(self) -> None:
+        """Work out the space's whole capacity anew, after nodes came, went or changed size."""
+        totals: Amounts = {}
+        for node in self.nodes.values():
+            for resource, amount in node.capacity.items():
+                totals[resource] = totals.get(resource, 0) + amount
+        self.totals = totals
+        self.changed = []
+        self.generation += 1
+
+    def replace(self, node: Node) -> None:
+        """Put a node's new value in the place of its old one."""
+        self.nodes[node.name] = node
+        self.changed.append(node.name)
+
+    def overtaken(self, position: int) -> int:
+        """How many requests that came after the one at ``position`` were granted while it waited."""
+        return len(self.overtakers) - bisect_right(self.overtakers, position)
+
+    def note_grant(self, position: int) -> None:
+        """Remember a grant that overtook somebody."""
+        first = next(iter(self.waiting), None)
+        if first is None:
+            self.overtakers.clear()
+        elif int(first[1:]) < position:
+            insort(self.overtakers, position)
+            if len(self.overtakers) > OVERTAKERS_KEPT:
+                del self.overtakers[0]
+
+    def fork(self) -> Space:
+        """A copy that can be changed without changing this. It keeps no order of service."""
+        copy = Space.__new__(Space)
+        copy.key = self.key
+        copy.nodes = self.nodes.copy()
+        copy.waiting = self.waiting.copy()
+        copy.line = _NO_LINE
+        copy.overtakers = self.overtakers.copy()
+        copy.claims = self.claims.copy()
+        copy.elastic = self.elastic.copy()
+        copy.gangs = {gang: members.copy() for gang, members in self.gangs.items()}
+        copy.freed = self.freed
+        copy.totals = self.totals
+        copy.shapes = self.shapes
+        copy.changed = []
+        copy.generation = self.generation + 1
+        return copy
