@@ -13,6 +13,7 @@ from leasebook.when import rfc3339
 from ledger.amounts import (
     check_name,
     format_amounts,
+    format_duration_s,
     parse_amounts,
     parse_demands,
     parse_duration_ns,
@@ -26,6 +27,7 @@ from ledger.identity import ProcessIdentity
 from ledger.nodes import Node
 from ledger.receipts import Receipt
 from ledger.requests import DEFAULT_PRIORITY, NodeSpec, Placement, Request
+from ledger.rules.prospects import Prospect
 
 Json = dict[str, Any]
 
@@ -188,6 +190,19 @@ def refusal_out(body: Refused) -> Json:
     }
 
 
+def prospect_out(prospect: Prospect | None) -> Json:
+    """What can be told of a request that waits."""
+    if prospect is None:
+        return {"ahead": 0, "eta_s": None, "eta_basis": None, "shortfall": {}, "blockers": []}
+    return {
+        "ahead": prospect.ahead,
+        "eta_s": None if prospect.eta_ns is None else format_duration_s(prospect.eta_ns),
+        "eta_basis": prospect.basis,
+        "shortfall": {node: format_amounts(s) for node, s in prospect.shortfall.items()},
+        "blockers": [blocker_out(b) for b in prospect.blockers],
+    }
+
+
 def result_out(receipt: Receipt) -> Json:
     """A receipt as the contract shows a result."""
     if receipt.results:
@@ -213,15 +228,7 @@ def result_out(receipt: Receipt) -> Json:
             receipt.allocation, metadata=metadata, replayed=receipt.replayed
         )
     if receipt.outcome == "waiting":
-        body = None if receipt.event is None else receipt.event.body
-        shortfall = getattr(body, "shortfall", {})
-        out |= {
-            "ahead": receipt.ahead or 0,
-            "eta_s": None,
-            "eta_basis": None,
-            "shortfall": {node: format_amounts(short) for node, short in shortfall.items()},
-            "blockers": [],
-        }
+        out |= prospect_out(receipt.prospect)
     out["replayed"] = receipt.replayed
     return out
 

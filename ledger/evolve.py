@@ -244,7 +244,9 @@ def evolve(book: Book, event: Event) -> None:
         case Adjusted() | Transferred() | Ending() | Reserved() | Confirmed():
             evolve_allocation(book, event)
         case Refused():
-            _remember_refusal(book, event, body)
+            # A count of repeats opens no new second: it stands for no refusal of its own.
+            if body.repeats_of is None:
+                _remember_refusal(book, event, body)
             note_refused(book, event, body)
         case UsageRecorded() | Redacted() | Corrected() | Shared():
             pass

@@ -9,6 +9,7 @@ from ledger.book import Allocation
 from ledger.errors import Reason
 from ledger.events import Event, Refused
 from ledger.quick import dataclass
+from ledger.rules.prospects import Prospect
 
 Present = Callable[[str], Allocation | None]
 """Allocation id → its present state, ended ones included; None where there is none."""
@@ -21,7 +22,8 @@ class Receipt:
     ``outcome`` is ``granted``, ``waiting`` or ``refused`` for a request; ``partial`` too for a batch;
     the type of its event for every other command (``released``, ``renewed``, …), and ``unchanged``
     where all was so already. ``allocation`` is the present state, ``event`` the fact itself.
-    ``positions`` are those of the command's own events. ``ahead`` counts who waits before it.
+    ``positions`` are those of the command's own events. ``prospect`` is what can be told of a
+    request that waits.
     """
 
     outcome: str
@@ -31,9 +33,14 @@ class Receipt:
     reason: Reason | None = None
     message: str = ""
     hint: str = ""
-    ahead: int | None = None
+    prospect: Prospect | None = None
     replayed: bool = False
     results: tuple[Receipt, ...] = ()
+
+    @property
+    def ahead(self) -> int | None:
+        """How many are served before it, where it waits."""
+        return None if self.prospect is None else self.prospect.ahead
 
     @property
     def refusal(self) -> Refused | None:

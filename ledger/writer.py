@@ -22,7 +22,6 @@ from ledger.codec import UnknownEvent, from_row
 from ledger.commands import AnyCommand, OpenLedger
 from ledger.errors import LeasebookError, LedgerCorrupt, LedgerReadOnly, LedgerUnavailable
 from ledger.events import Checkpointed, Event
-from ledger.evolve import evolve
 from ledger.fold import fold
 from ledger.group import Group, Ticket
 from ledger.log import EMPTY, Head, Log, Row

@@ -144,14 +144,16 @@ def allocate(command_id: str, cpu: int = 1000, **options: Any) -> Allocate:
         wait_ns=None if wait is None else int(wait * SECOND),
         **options,
     )
-    return Allocate(command_id=command_id, request=request, **{"pool": "box", "holder": "h1", **names})
-
-
-def release(command_id: str, allocation: str, holder: str = "h1", tenant: str = "default") -> Release:
-    """A release by the holder's name."""
-    return Release(
-        command_id=command_id, allocation=allocation, claim=Claim(holder), tenant=tenant
+    return Allocate(
+        command_id=command_id, request=request, **{"pool": "box", "holder": "h1", **names}
     )
+
+
+def release(
+    command_id: str, allocation: str, holder: str = "h1", tenant: str = "default"
+) -> Release:
+    """A release by the holder's name."""
+    return Release(command_id=command_id, allocation=allocation, claim=Claim(holder), tenant=tenant)
 
 
 def together(writer: Writer, *commands: AnyCommand) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ class Watch:
         # Taken note of, so that the same stop is not seen again.
         os.waitid(os.P_PID, self._pid, os.WSTOPPED | os.WNOHANG)
         self._terminal.stopped(self._pid)
+        # What continued us has been handed on. Once more, and it would undo the next Ctrl-Z.
+        self._signals.drop(signal.SIGCONT)
         return False
 
     def _stop_for(self, loss: Loss) -> None:

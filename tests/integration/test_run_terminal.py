@@ -32,6 +32,14 @@ os.read(0, 9)
 sys.exit(6)
 """
 
+GO_ON = """
+import os, signal, sys
+signal.signal(signal.SIGCONT, lambda *_: os.write(1, b"going on"))
+os.write(1, b"running")
+os.read(0, 9)
+sys.exit(9)
+"""
+
 
 class Session:
     """An interactive shell on a terminal of its own."""
@@ -156,15 +164,18 @@ def test_ctrl_z_stops_the_run_as_a_job_and_fg_goes_on(
     assert shell.code() == 8
 
 
-def test_a_stopped_job_can_be_stopped_again(shell: Session, script: str) -> None:
-    shell.run(f"{script} sh -c 'echo run''ning; read word; exit 9'")
+def test_a_stopped_job_can_be_stopped_again(
+    shell: Session, script: str, tmp_path: Path
+) -> None:
+    (tmp_path / "go_on.py").write_text(GO_ON)
+    shell.run(f"{script} {sys.executable} -S go_on.py")
     shell.see("running")
-    for _ in range(2):
+    for _ in range(3):
         shell.type("\x1a")
         shell.see("Stopped")
         shell.see("ready> ")
         shell.run("fg")
-        shell.see("lrun")
+        shell.see("going on")
     shell.type("end\n")
     assert shell.code() == 9
 

@@ -48,6 +48,10 @@ from tests.model.verdicts import (
     ready,
 )
 
+FIRST_COME = {"order": "fifo"}
+"""The order that the model knows."""
+BESIDE = ("alert_raised", "alert_cleared")
+"""Events that tell people something and change nothing that the model holds."""
 ENDINGS = ("released", "expired", "reclaimed", "withdrawn")
 
 
@@ -170,7 +174,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def expect_handed_on(self, events: list[Event]) -> None:
         """What was granted from the queue was next in it, and nobody whose turn has come waits."""
         for event in events:
-            if event.type in ENDINGS:
+            if event.type in ENDINGS + BESIDE:
                 continue
             assert event.allocation is not None, event
             held = self.model.get(event.allocation)
@@ -224,7 +228,9 @@ class LedgerMachine(RuleBasedStateMachine):
         """A ledger with two pools and one that is only observed; some ask at once."""
         self.give(OpenLedger(command_id=self.id, ledger_id="L"), 1)
         for pool, nodes in (("box", draw.BOX), ("gpus", draw.GPUS)):
-            self.pool_command(OpenPool(command_id=self.id, pool=pool, nodes=nodes), 1)
+            self.pool_command(
+                OpenPool(command_id=self.id, pool=pool, nodes=nodes, policy=FIRST_COME), 1
+            )
         about = {"command_id": self.id, "pool": "seen", "nodes": draw.BOX[:1]}
         self.pool_command(OpenPool(**about, kind="observed"), 1)
         for _ in range(data.draw(st.integers(0, 6), label="askers")):
@@ -373,7 +379,9 @@ class LedgerMachine(RuleBasedStateMachine):
         if close:
             command = ClosePool(command_id=self.id, pool=pool)
         else:
-            command = OpenPool(command_id=self.id, pool=pool, nodes=draw.EXTRA, kind=kind)
+            command = OpenPool(
+                command_id=self.id, pool=pool, nodes=draw.EXTRA, kind=kind, policy=FIRST_COME
+            )
         self.pool_command(command, by)
 
     @rule(
