@@ -102,6 +102,7 @@ class AsyncResourceManager:
     cordon = _call(Calls.cordon)
     set_quota = _call(Calls.set_quota)
     set_policy = _call(Calls.set_policy)
+    observe = _call(Calls.observe)
     start_task = _call(Calls.start_task)
     finish_task = _call(Calls.finish_task)
     see_holder = _call(Calls.see_holder)

@@ -128,6 +128,7 @@ class Questions:
                     "tenant": tenant,
                     "holder": holder,
                     "pool": pool,
+                    "cohort": None if holder else book.cohorts.get((tenant, pool)),
                     "limits": format_amounts(limits),
                     "held": format_amounts(
                         {r: held(book, tenant, holder, pool).get(r, 0) for r in limits}

@@ -127,9 +127,9 @@ def _set_policy(book: Book, pool: Pool, body: PolicySet) -> None:
     before = pool.policy
     pool.policy = pool.policy.changed(body.policy)
     if (before.order, before.ageing_ns) != (pool.policy.order, pool.policy.ageing_ns):
-        for space in book.spaces():
-            if space is pool.space or book.allocations[space.key].pool == pool.name:
-                _line_up_anew(book, space)
+        lent = [s for id_, s in book.lent.items() if book.allocations[id_].pool == pool.name]
+        for space in [pool.space, *lent]:
+            _line_up_anew(book, space)
     pool.space.freed = True
     book.set_refill(pool)
 

@@ -19,7 +19,8 @@ Present = Callable[[str], Allocation | None]
 class Receipt:
     """The outcome of one command (design, rule 4).
 
-    ``outcome`` is ``granted``, ``waiting`` or ``refused`` for a request; ``partial`` too for a batch;
+    ``outcome`` is ``granted``, ``waiting`` or ``refused`` for a request; for a batch it is what all of
+    its items came to, or ``partial``;
     the type of its event for every other command (``released``, ``renewed``, …), and ``unchanged``
     where all was so already. ``allocation`` is the present state, ``event`` the fact itself.
     ``positions`` are those of the command's own events. ``prospect`` is what can be told of a
@@ -83,9 +84,7 @@ def receipt_for(
     if batch:
         results = tuple(_single(event, present, replayed) for event in own)
         outcomes = {result.outcome for result in results}
-        outcome = "granted" if outcomes == {"granted"} else "partial"
-        if outcomes == {"refused"}:
-            outcome = "refused"
+        outcome = outcomes.pop() if len(outcomes) == 1 else "partial"
         positions = tuple(p for result in results for p in result.positions)
         return Receipt(outcome, positions, replayed=replayed, results=results)
     if not own:

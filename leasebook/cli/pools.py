@@ -40,9 +40,10 @@ pool_command = VerbGroup("pool", help="Pools: named capacities made of nodes.")
 )
 @click.option("--observed", is_flag=True, help="Only record what happens elsewhere.")
 @click.option("--policy", multiple=True, metavar="NAME=VALUE", help="As in `leasebook policy set`.")
-@click.option("--consumable", is_flag=True, help="Not there yet.")
-@click.option("--every", metavar="TIME", help="Not there yet.")
-@click.option("--refill", metavar="HOW", help="Not there yet.")
+@click.option("--consumable", is_flag=True, help="A budget: what is consumed is gone.")
+@click.option("--every", metavar="TIME", help="With --consumable: how often it is refilled.")
+@click.option("--refill", metavar="reset|add", help="Refill by reset (default) or by adding.")
+@click.option("--add", multiple=True, metavar="RESOURCE=AMOUNT", help="What --refill add adds.")
 @command_id
 @click.pass_context
 def open_(
@@ -56,20 +57,21 @@ def open_(
     label: tuple[str, ...],
     observed: bool,
     policy: tuple[str, ...],
+    consumable: bool,
+    every: str | None,
+    refill: str | None,
+    add: tuple[str, ...],
     command_id: str | None,
-    **unbuilt: Any,
 ) -> None:
     """Open pool NAME, and the ledger where there is none yet.
 
     Give amounts for one node of the pool's name, or nodes.
     """
     session = session_of(ctx)
-    if any(unbuilt.values()):
-        raise click.UsageError("consumable pools are not there yet: open a reusable one", ctx)
+    if (every or refill or add) and not consumable:
+        raise click.UsageError("--every, --refill and --add go with --consumable", ctx)
     if (nodes or file) and (amounts or host or label):
         raise click.UsageError("give amounts (or --host) or nodes, not both", ctx)
-    from leasebook.cli.rules import policy_in
-
     many = nodes_in(nodes)
     if file:
         read_nodes(file, many)
@@ -79,12 +81,17 @@ def open_(
         given = amounts_in(amounts) if amounts or not host else {}
         many.add(name, {**size, **given}, pairs_in("--label", label))
     specs = checked(name, many)
-    settings = policy_in(policy)
+    settings: dict[str, Any] = dict(pairs_in("--policy", policy))
+    if every:
+        settings |= {"refill": refill or ("add" if add else "reset"), "refill_every": every}
+    if add:
+        settings["refill_amounts"] = amounts_in(add)
     with session.open(create=True) as room:
         call = room.calls.open_pool(
             name,
             nodes=specs,
             kind="observed" if observed else "managed",
+            consumable=consumable,
             policy=settings,
             basis=basis,
             command_id=command_id,

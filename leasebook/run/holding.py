@@ -7,6 +7,7 @@ minute must not hold up a signal.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-LOOK_EVERY_S: Final = 5.0
+LOOK_EVERY_S: Final = 2.0
 """How often the allocation is looked up when nobody rings: a lost ring costs this long."""
 
 ATTEMPTS: Final = 3
@@ -246,7 +247,8 @@ def acquire(
     number = signals.asked_to_end()
     hold = Hold(manager, state, ask.tenant, ask.sized)
     if number is not None:
-        hold.release()
+        with contextlib.suppress(Refused):
+            hold.release()
         raise Interrupted(number)
     return hold
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -762,7 +763,7 @@ def test_checkpoints_stand_in_the_log_with_the_digest_of_a_fold(
             seen.append(event.position)
         evolve(book, event)
     assert len(seen) >= 5
-    assert all(later - earlier >= 7 for earlier, later in zip(seen, seen[1:], strict=False))
+    assert all(later - earlier >= 7 for earlier, later in pairwise(seen))
     check_whole(ledger.writer)
 
 

@@ -59,7 +59,7 @@ class PureDriver:
         tried = take_step(self.book.fork(), command, now, ended)
         assert book_digest(self.book) == before
         step = take_step(self.book, command, now, ended)
-        assert step.events == tried.events
+        assert step.events == tried.events, f"{tried.events} on an overlay, else {step.events}"
         assert step.own == tried.own
         return Taken(step.events, list(step.own))
 
