@@ -134,9 +134,7 @@ def test_ctrl_c_reaches_the_command_and_the_end_is_recorded(
     assert types_in(book)[-1] == "released"
 
 
-def test_a_command_that_catches_ctrl_c_goes_on(
-    shell: Session, script: str, tmp_path: Path
-) -> None:
+def test_a_command_that_catches_ctrl_c_goes_on(shell: Session, script: str, tmp_path: Path) -> None:
     (tmp_path / "catch.py").write_text(CATCH)
     shell.run(f"{script} {sys.executable} -S catch.py")
     shell.see("running")
@@ -164,9 +162,7 @@ def test_ctrl_z_stops_the_run_as_a_job_and_fg_goes_on(
     assert shell.code() == 8
 
 
-def test_a_stopped_job_can_be_stopped_again(
-    shell: Session, script: str, tmp_path: Path
-) -> None:
+def test_a_stopped_job_can_be_stopped_again(shell: Session, script: str, tmp_path: Path) -> None:
     (tmp_path / "go_on.py").write_text(GO_ON)
     shell.run(f"{script} {sys.executable} -S go_on.py")
     shell.see("running")

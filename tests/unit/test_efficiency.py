@@ -319,15 +319,19 @@ def test_rounded_bytes_are_never_less_and_little_more(amount: int) -> None:
 
 @pytest.mark.parametrize(
     ("amount", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.50 KiB"), (20 << 20, "20.0 MiB"), (3 << 40, "3.00 TiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.50 KiB"),
+        (20 << 20, "20.0 MiB"),
+        (3 << 40, "3.00 TiB"),
+    ],
 )
 def test_bytes_are_shown_with_three_digits(amount: int, text: str) -> None:
     assert bytes_text(amount) == text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.5, "0.50 s"), (75, "75 s"), (7507, "2:05:07")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(0.5, "0.50 s"), (75, "75 s"), (7507, "2:05:07")])
 def test_durations_are_shown_as_long_as_they_are(seconds: float, text: str) -> None:
     assert duration_text(int(seconds * S)) == text
 

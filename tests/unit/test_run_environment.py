@@ -29,9 +29,7 @@ def sized(
     placements: tuple[Placement, ...] = (),
     **more: bool,
 ) -> dict[str, str]:
-    return sized_environment(
-        environ, amounts, placements, allocation="A7", ledger="/l.db", **more
-    )
+    return sized_environment(environ, amounts, placements, allocation="A7", ledger="/l.db", **more)
 
 
 def test_every_tool_is_told_whole_processors() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import leasebook
-from ledger.book import Node, node_from
+from ledger.nodes import Node, node_from
 from ledger.requests import NodeSpec, Placement
 from leasebook.run.sizing import (
     MIB,
