@@ -34,7 +34,8 @@ class _Tenant:
 
     def candidates(self, tenant: str, share: Share, holding: set[str]) -> Iterator[str]:
         """Ids of holders that hold nothing, by arrival; then the others', by share and arrival."""
-        busy = [holder for holder in self.by_holder if holder in holding]
+        few, many = sorted((holding, self.by_holder.keys()), key=len)
+        busy = [holder for holder in few if holder in many]
         idle = len(self.order) - sum(len(self.by_holder[holder]) for holder in busy)
         if idle:
             for waiting_id, holder in self.order.items():

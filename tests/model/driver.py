@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ledger.book import Allocation, Book
 from ledger.commands import AnyCommand
-from ledger.events import Event
+from ledger.events import Event, Refused
 from ledger.fields import book_digest, dump, load
 from ledger.step import is_due, settle_due, take_step
 
@@ -59,9 +59,17 @@ class PureDriver:
         assert book_digest(copy) == book_digest(self.book)
         tried = take_step(copy, command, now, ended)
         step = take_step(self.book, command, now, ended)
-        assert step.events == tried.events, f"a snapshot decides {tried.events}, not {step.events}"
-        assert step.own == tried.own
+        for one, other in zip(step.events, tried.events, strict=True):
+            assert _essence(one) == _essence(other), f"a snapshot decides {other}, not {one}"
+        assert [e.position for e in step.own] == [e.position for e in tried.own]
         return Taken(step.events, list(step.own))
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _essence(event: Event) -> Event:
+    """An event without the words of a refusal, which may name another of several resources."""
+    if not isinstance(event.body, Refused):
+        return event
+    return replace(event, body=Refused(event.body.verb, event.body.reason, ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import linecache
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -179,17 +180,25 @@ def test_an_interrupted_leader_leaves_the_others_an_honest_error_and_the_line_mo
 # --- an interrupt at any line ------------------------------------------------------------------------
 
 
+FILE = inspect.getfile(group_module)
+
+
+def is_with(frame: FrameType) -> bool:
+    """Whether the line opens or closes a lock. Between a block and the end of its lock the
+    interpreter lets no signal in, though it does trace the line."""
+    return linecache.getline(FILE, frame.f_lineno).strip().startswith("with ")
+
+
 def interrupted_at(lines_until: int, action: Callable[[], Any]) -> bool:
     """Run ``action`` and raise KeyboardInterrupt in this thread at the n-th line of the group that
     it comes to. Whether it got that far."""
     left = lines_until
-    file = inspect.getfile(group_module)
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != file:
+        if frame.f_code.co_filename != FILE:
             return None
-        if event == "line":
+        if event == "line" and not is_with(frame):
             left -= 1
             if left == 0:
                 raise KeyboardInterrupt
@@ -211,13 +220,12 @@ def interrupted_at(lines_until: int, action: Callable[[], Any]) -> bool:
 def lines_of(action: Callable[[], Any]) -> int:
     """How many lines of the group an undisturbed call comes to."""
     count = 0
-    file = inspect.getfile(group_module)
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal count
-        if frame.f_code.co_filename != file:
+        if frame.f_code.co_filename != FILE:
             return None
-        count += event == "line"
+        count += event == "line" and not is_with(frame)
         return trace
 
     before = sys.gettrace()
