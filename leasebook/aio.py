@@ -117,6 +117,7 @@ class AsyncResourceManager:
     story = _ask(Questions.story)
     verify = _ask(Questions.verify)
     redact = _ask(Questions.redact)
+    report = _ask(Questions.report)
     snapshot = _ask(Questions.snapshot)
 
     async def allocate(

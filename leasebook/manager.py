@@ -162,6 +162,7 @@ class ResourceManager:
     events = _ask(Questions.events)
     verify = _ask(Questions.verify)
     redact = _ask(Questions.redact)
+    report = _ask(Questions.report)
     snapshot = _ask(Questions.snapshot)
 
     def allocate(

@@ -235,6 +235,31 @@ class Questions:
         )
         return self._writer.execute(command)
 
+    def now_and_position(self) -> tuple[int, int]:
+        """Ledger time (ns UTC) and the last position."""
+        return self._writer.read(lambda book, now: (now, book.position))
+
+    def report(
+        self, name: str, *, by: str | None = None, since: int | None = None, until: int | None = None
+    ) -> Seq[dict[str, Any]]:
+        """The rows of a report: ``efficiency`` (by task) or ``compare`` (by strategy).
+
+        ``since`` and ``until`` bound the events (ns UTC). Raises InvalidInput for another name.
+        """
+        from reports.compare import compare
+        from reports.efficiency import efficiency_by
+
+        now, _ = self.now_and_position()
+        events = self.events(since=since, until=until)
+        try:
+            if name == "efficiency":
+                return [r.to_json() for r in efficiency_by(events, by or "task", now=now)]
+            if name == "compare":
+                return compare(events, by or "strategy", now=now)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from None
+        raise InvalidInput(f"there is no report {name[:40]!r}", "there are efficiency and compare")
+
     def snapshot(self, filters: MonitoringFilters | None = None) -> MetricsSnapshot:
         """The fleet at this moment."""
         chosen = filters or MonitoringFilters()

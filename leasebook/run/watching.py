@@ -103,9 +103,9 @@ class Watch:
             return True
         # Taken note of, so that the same stop is not seen again.
         os.waitid(os.P_PID, self._pid, os.WSTOPPED | os.WNOHANG)
-        self._terminal.stopped(self._pid)
-        # What continued us has been handed on. Once more, and it would undo the next Ctrl-Z.
-        self._signals.drop(signal.SIGCONT)
+        if self._terminal.stopped(self._pid):
+            # What continued us has been handed on. Once more, and it would undo the next Ctrl-Z.
+            self._signals.drop(signal.SIGCONT)
         return False
 
     def _stop_for(self, loss: Loss) -> None:

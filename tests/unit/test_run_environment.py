@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.requests import Placement
 from leasebook.run.environment import (
     CPU_VARIABLES,
     SIZED,
@@ -19,6 +18,7 @@ from leasebook.run.environment import (
     sized_environment,
     with_jobs,
 )
+from ledger.requests import Placement
 
 GIB = 1 << 30
 

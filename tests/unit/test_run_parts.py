@@ -13,19 +13,21 @@ from typing import Any
 import pytest
 
 import leasebook
-from ledger.errors import LedgerCorrupt, LedgerUnavailable, LimitExceeded, Refused
-from ledger.events import UsageRecorded
 from leasebook import ResourceManager
-from leasebook.run import executing, holding
+from leasebook.run import executing, holding, starting
 from leasebook.run.guardian import Guardian
-from leasebook.run.holding import Hold, Loss, settle
-from leasebook.run.measuring import running_clock
+from leasebook.run.holding import Hold, Keeper, Loss, settle
+from leasebook.run.measuring import Meter, running_clock
 from leasebook.run.options import RunOptions
 from leasebook.run.signals import Signals
 from leasebook.run.starting import Limits
 from leasebook.run.summary import Account, Speaker, write_receipt
-from leasebook.run.watching import Outcome
+from leasebook.run.watching import Outcome, Watch
+from ledger.errors import LedgerCorrupt, LedgerUnavailable, LimitExceeded, Refused
+from ledger.events import UsageRecorded
 from reports.efficiency import Efficiency
+from scheduler.processes.enclosure import Enclosure, EnclosureUnavailable
+from tests.integration.processes_children import eventually
 
 # --- signals -------------------------------------------------------------------------------------
 
@@ -216,6 +218,157 @@ def test_a_ledger_in_memory_runs_a_command_too() -> None:
 
     assert run(opener, RunOptions(amounts={"cpu": "100m"}, quiet=True), ["sh", "-c", "exit 2"]) == 2
     assert [e.type for e in kept[0].events()][-1] == "released"
+
+
+def test_a_run_that_is_asked_to_end_before_it_starts_holds_nothing(tmp_path: Path) -> None:
+    from leasebook.run.command import run
+
+    def opener() -> ResourceManager:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return leasebook.open(tmp_path / "l.db")
+
+    options = RunOptions(amounts={"cpu": "100m"}, quiet=True)
+    assert run(opener, options, ["touch", str(tmp_path / "ran")]) == 128 + 15
+    assert not (tmp_path / "ran").exists()
+    with leasebook.open(tmp_path / "l.db") as manager:
+        assert manager.list() == []
+
+
+def test_a_command_that_cannot_be_watched_is_ended_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from leasebook.run.command import run
+
+    def broken(self: Watch) -> Outcome:
+        raise LedgerUnavailable("out of descriptors")
+
+    monkeypatch.setattr(Watch, "run", broken)
+    options = RunOptions(amounts={"cpu": "100m"}, quiet=True)
+    command = ["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 60"]
+    assert run(tmp_path / "l.db", options, command) == 125
+    with leasebook.open(tmp_path / "l.db") as manager:
+        assert manager.list() == []
+        assert [e.type for e in manager.events()][-1] == "released"
+    pid = tmp_path / "pid"
+    assert not pid.exists() or not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
+def test_figures_come_from_memory_where_the_record_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from leasebook.run.command import run
+
+    def fail(self: object, allocation: str) -> None:
+        raise LedgerUnavailable("no more")
+
+    monkeypatch.setattr("ledger.sqlite_log.SqliteLog.rows_of_allocation", fail)
+    options = RunOptions(amounts={"cpu": "100m"})
+    assert run(tmp_path / "l.db", options, ["true"]) == 0
+    assert "core-seconds" in capsys.readouterr().err
+
+
+def test_without_a_guardian_a_run_runs_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from leasebook.run.command import run
+
+    def full() -> int:
+        raise BlockingIOError(11, "no more processes")
+
+    options = RunOptions(amounts={"cpu": "100m"}, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", full)
+        assert Guardian.start() is None
+    monkeypatch.setattr(Guardian, "start", lambda: None)
+    assert run(tmp_path / "l.db", options, ["sh", "-c", "exit 12"]) == 12
+
+
+def test_a_command_that_cannot_be_enclosed_runs_and_its_limits_are_advisory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from leasebook.run.command import run
+
+    def refuse(self: Enclosure) -> None:
+        raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr(Enclosure, "join", refuse)
+    options = RunOptions(amounts={"cpu": "100m", "memory": "64Mi"})
+    assert run(tmp_path / "l.db", options, ["sh", "-c", "exit 13"]) == 13
+    assert "advisory: " in capsys.readouterr().err
+
+
+def test_where_there_are_no_control_groups_the_reason_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none(*_: object) -> Enclosure:
+        raise EnclosureUnavailable("no control groups are mounted here")
+
+    monkeypatch.setattr(Enclosure, "create", none)
+    made, limits = starting.enclose("A1", {"cpu": 1000, "memory": 1, "port": 1})
+    assert made is None
+    assert limits.advisory == dict.fromkeys(("cpu", "memory"), "no control groups are mounted here")
+    assert starting.enclose("A1", {"port": 1}) == (None, Limits(frozenset(), {}))
+
+
+# --- while it runs -------------------------------------------------------------------------------
+
+
+def test_a_keeper_records_what_comes_and_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "LOOK_EVERY_S", 0.01)
+    with leasebook.open(":memory:") as manager:
+        hold = held(manager)
+        failing = Failing(manager, 3, LedgerUnavailable("busy"))
+        monkeypatch.setattr(manager.ledger.writer, "execute", failing)
+        keeper = Keeper(hold, lambda: None, "make")
+        keeper.record(usage(1))
+        keeper.record(usage(2))
+        assert eventually(lambda: len(keeper._recorded) == 2)
+        assert keeper.stop() == {1, 2}
+        assert keeper.stop() == {1, 2}
+        kinds = [event.type for event in manager.events()]
+        assert kinds.count("usage_recorded") == 2
+        assert kinds.count("holder_seen") == 1
+        assert keeper.loss is None
+
+
+def test_a_keeper_wakes_the_loop_when_the_allocation_is_lost() -> None:
+    with leasebook.open(":memory:") as manager:
+        hold = held(manager)
+        woken = threading.Event()
+        keeper = Keeper(hold, woken.set, "make")
+        manager.reclaim(hold.id, reason="needed elsewhere", by="operator")
+        assert woken.wait(20)
+        assert keeper.loss is not None
+        assert "needed elsewhere" in keeper.loss.why
+        keeper.stop()
+
+
+def test_a_minute_is_one_aggregate_and_a_look_that_fails_is_a_gap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from scheduler.processes.identity import identify
+
+    now = [1_000_000_000_000]
+    with subprocess.Popen(["sleep", "60"]) as process:
+        meter = Meter(identify(process.pid), None, lambda: now[0])
+        assert meter.sample() is None
+        now[0] += 61_000_000_000
+        minute = meter.sample()
+        assert minute is not None
+        assert (minute.final, minute.until - minute.since) == (False, 61_000_000_000)
+        assert minute.gaps_ns == 61_000_000_000, "nobody looked for a minute"
+        assert minute.peak["memory"] > 0
+        with monkeypatch.context() as patch:
+            patch.setattr(Meter, "_look", lambda self: (_ for _ in ()).throw(OSError(24, "full")))
+            now[0] += 30_000_000_000
+            assert meter.sample() is None
+        process.kill()
+        process.wait()
+        now[0] += 1_000_000_000
+        last = meter.finish(137)
+        assert (last.final, last.exit_code, last.since) == (True, 137, minute.until)
+        assert "memory" not in last.peak, "there was nothing left to look at"
+        assert meter.closed == [minute, last]
 
 
 # --- the guardian --------------------------------------------------------------------------------

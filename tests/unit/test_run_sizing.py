@@ -7,8 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import leasebook
-from ledger.nodes import Node, node_from
-from ledger.requests import NodeSpec, Placement
 from leasebook.run.sizing import (
     MIB,
     default_amounts,
@@ -17,6 +15,8 @@ from leasebook.run.sizing import (
     kept_free,
     machine_pool,
 )
+from ledger.nodes import Node, node_from
+from ledger.requests import NodeSpec, Placement
 
 GIB = 1 << 30
 
@@ -70,6 +70,30 @@ def test_local_is_opened_once_and_again_after_it_was_closed() -> None:
         assert ensure_local(manager) is None
         manager.close_pool("local")
         assert ensure_local(manager) is not None
+
+
+def test_two_runs_that_open_local_at_once_use_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from leasebook.run import sizing
+
+    with leasebook.open(":memory:") as manager:
+        ensure_local(manager)
+        answers = iter([False, True])
+        monkeypatch.setattr(sizing, "_is_open", lambda book, now: next(answers))
+        assert ensure_local(manager) is None
+
+
+def test_cards_are_a_part_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scheduler.processes import gpus
+
+    cards = [gpus.Gpu(i, f"uuid-{i}", "T4", 16 * GIB) for i in range(2)]
+    monkeypatch.setattr(gpus, "gpus", lambda: cards)
+    assert machine_pool()[0]["gpu"] == 2000, "whole cards, none of them kept free"
+
+
+def test_what_others_were_seen_to_use_is_not_shared() -> None:
+    made = node({"cpu": 8000}, {"cpu": 2000})
+    made.outside = {"cpu": 2000}
+    assert fair_share(made) == {"cpu": 2000}
 
 
 def test_the_roomiest_node_that_may_be_used_is_shared() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import leasebook
-from ledger.errors import LedgerUnavailable, LimitExceeded
 from leasebook import ResourceManager
 from leasebook.run import spool
+from ledger.errors import LedgerUnavailable, LimitExceeded
 
 
 @pytest.fixture(autouse=True)
