@@ -42,6 +42,7 @@ def _is_none(value: Any) -> bool:
 def policy_in(given: Mapping[str, Any]) -> dict[str, Any]:
     """The book's settings for what was said. Raises InvalidInput for what cannot be read.
 
+    A ``probe`` without a ``probe_host`` looks at this machine.
     Whether the settings suit each other is for the rules to say (:func:`ledger.policy.complaint`).
     """
     settings: dict[str, Any] = {}
@@ -59,6 +60,8 @@ def policy_in(given: Mapping[str, Any]) -> dict[str, Any]:
             settings[name] = None if _is_none(value) else dict(parse_amounts(_pairs(value)))
         elif name == "refill_from":
             settings[name] = None if _is_none(value) else _time(value)
+        elif name == "probe":
+            settings[name] = "none" if _is_none(value) else value
         elif name in _WORDS:
             settings[name] = None if _is_none(value) else value
         else:
@@ -66,6 +69,10 @@ def policy_in(given: Mapping[str, Any]) -> dict[str, Any]:
                 f"there is no policy setting {str(name)[:40]!r}",
                 f"there are {', '.join(sorted(NAMES))}",
             )
+    if settings.get("probe", "none") != "none" and settings.get("probe_host") is None:
+        from scheduler.processes.identity import this_host
+
+        settings["probe_host"] = this_host()
     return settings
 
 

@@ -160,7 +160,8 @@ def _refill(book: Book, pool: Pool, event: Event, body: Replenished) -> None:
 
 def _observe(pool: Pool, body: CapacityObserved) -> None:
     node = pool.space.nodes[body.node]
-    pool.space.replace(node.seen(outside=body.outside))
+    basis = {resource: text for resource, text in body.basis.items() if resource in body.outside}
+    pool.space.replace(node.seen(outside=body.outside, basis=basis))
     pool.space.freed = True
 
 

@@ -9,6 +9,7 @@ import click
 
 from leasebook.cli.failures import DONE, FAILED
 from leasebook.cli.options import session_of, verb
+from leasebook.cli.session import Room, Session
 
 
 @verb("backup")
@@ -92,6 +93,8 @@ def sweep_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> 
     session = session_of(ctx)
     with session.open(read_only=dry_run) as room:
         reports = [asdict(r) for r in run_sweeps(room.ledger.writer, names or None, dry_run)]
+        if not dry_run:
+            _take_in(session, room)
     if session.json:
         session.answer({"dry_run": dry_run, "sweeps": reports})
         return
@@ -100,6 +103,16 @@ def sweep_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> 
         print(f"{report['name']}: {would} {report['acted']} of {report['examined']}")
         for detail in report["details"]:
             print(f"  {_detail(detail)}")
+
+
+def _take_in(session: Session, room: Room) -> None:
+    """Record what ran while the ledger could not be written."""
+    from leasebook.manager import ResourceManager
+    from leasebook.run.spool import record_spooled
+
+    recorded = record_spooled(ResourceManager(room.ledger))
+    if recorded:
+        session.note(f"{recorded} runs that were not recorded at their time are in the ledger now")
 
 
 def _detail(detail: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from leasebook.waiting import no_longer_waiting
 from ledger.book import Allocation
 from ledger.errors import LeasebookError, LedgerUnavailable, Refused
 from ledger.events import Event, UsageRecorded
+from ledger.requests import Amounts
 
 if TYPE_CHECKING:
     from leasebook.manager import ResourceManager
@@ -74,6 +75,11 @@ class Hold:
     def id(self) -> str:
         """The allocation's id."""
         return self.allocation.id
+
+    def amounts(self) -> Amounts | None:
+        """What it has now, in base units; None where it holds nothing. Raises LedgerUnavailable."""
+        found = self.manager.ledger.writer.read(lambda book, now: book.allocations.get(self.id))
+        return None if found is None else found.amounts
 
     def loss(self) -> Loss | None:
         """Whether the allocation was lost by now. Raises LedgerUnavailable."""
@@ -285,11 +291,13 @@ def _wait(manager: ResourceManager, waiting: Allocation, signals: Signals) -> Al
 class Keeper:
     """Talks to the ledger while the command runs, in a thread of its own.
 
-    ``loss`` is set once the allocation is lost, and ``wake`` called then.
+    ``loss`` is set once the allocation is lost, ``amounts`` to what it has now; ``wake`` is called
+    when one of them changes.
     """
 
     def __init__(self, hold: Hold, wake: Callable[[], None], program: str) -> None:
         self.loss: Loss | None = None
+        self.amounts = hold.allocation.amounts
         self._hold = hold
         self._program: str | None = program
         self._recorded: set[int] = set()
@@ -305,7 +313,8 @@ class Keeper:
         self._thread.start()
 
     def _heard(self, events: list[Event]) -> None:
-        if any(e.allocation == self._hold.id and e.type in _NEWS for e in events):
+        news = (*_NEWS, "adjusted")
+        if any(e.allocation == self._hold.id and e.type in news for e in events):
             self._news.set()
 
     def record(self, usage: UsageRecorded) -> None:
@@ -328,8 +337,11 @@ class Keeper:
                 self._hold.record(self._usages[0])
                 self._recorded.add(self._usages.popleft().since)
             if self.loss is None:
-                self.loss = self._hold.loss()
-                if self.loss is not None:
+                amounts, self.loss = self._hold.amounts(), self._hold.loss()
+                changed = amounts is not None and amounts != self.amounts
+                if amounts is not None and changed:
+                    self.amounts = amounts
+                if changed or self.loss is not None:
                     self._wake()
         except LeasebookError:
             # Unknown is not lost. It is tried again in a moment, and at the end for good.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from ledger.amounts import format_amount
 from ledger.book import LIVE, Allocation, Book
 from ledger.errors import Reason
 from ledger.nodes import Node
@@ -107,23 +109,37 @@ def no_room(book: Book, space: Space, request: Request, tenant: str, now: int) -
     if not missing:
         return _not_together(space, request)
     if node.outside and not short_by(node.seen(outside={}), request.amounts):
-        used = ", ".join(f"{amount} of {r}" for r, amount in sorted(node.outside.items()))
         return No(
             Reason.UNMANAGED_USE,
-            f"others use what this needs on {node.name} without the ledger: {used} (base units)",
+            f"others use what this needs on {node.name} without the ledger:"
+            f" {used_outside(node, missing)}",
             "stop them (`leasebook who` helps to find them), or wait for it (`--wait`)",
             shortfall={node.name: missing},
             fits_now=fits_now(node, request.amounts),
         )
+    others = used_outside(node, missing)
     return No(
         Reason.INSUFFICIENT_CAPACITY,
-        f"{space.key} has no room for this now; {node.name} is the nearest",
+        f"{space.key} has no room for this now; {node.name} is the nearest"
+        + (f"; others use {others} of it without the ledger" if others else ""),
         "wait for it (`--wait`), ask for what fits now, or release something"
         + _when(eta(book, space, node, request, now)),
         shortfall={node.name: missing},
         fits_now=fits_now(node, request.amounts),
         blockers=blockers(book, space, node.name, tenant),
     )
+
+
+def used_outside(node: Node, resources: Iterable[str]) -> str:
+    """What others use of these resources without the ledger, and whose it is where that was seen."""
+    words = []
+    for resource in sorted(resources):
+        amount = node.outside.get(resource)
+        if amount:
+            whose = node.outside_basis.get(resource)
+            used = f"{resource}={format_amount(resource, amount)}"
+            words.append(f"{used} ({whose})" if whose else used)
+    return "; ".join(words)
 
 
 def _when(estimate: tuple[int, str] | None) -> str:

@@ -16,6 +16,7 @@ from ledger.book import Book
 from ledger.codec import from_row
 from ledger.commands import StartTask
 from ledger.events import Checkpointed
+from ledger.evolve import evolve
 from ledger.fields import book_digest, dump
 from ledger.log import Head
 from ledger.snapshots import Snapshots
@@ -127,8 +128,6 @@ def test_a_snapshot_is_kept_at_every_checkpoint_with_the_digest_that_the_log_giv
         assert row.hash == hash_
         book = Book()
         for event in map(from_row, writer.log.read(0, position)):
-            from ledger.evolve import evolve
-
             evolve(book, event)
         assert dump(book) == data
         assert checkpoints[position + 1].book == book_digest(book)
