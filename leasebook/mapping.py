@@ -267,6 +267,7 @@ def node_out(node: Node) -> Json:
     }
     if node.outside:
         out["used_outside"] = format_amounts(node.outside)
+        out["used_outside_by"] = dict(node.outside_basis)
     over = {r: in_use[r] - c for r, c in node.capacity.items() if in_use[r] > c}
     if over:
         out["over_committed"] = format_amounts(over)

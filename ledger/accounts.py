@@ -158,7 +158,7 @@ def _leave_line(space: Space, allocation: Allocation) -> None:
 def _note_request(pool: Pool, request: Request) -> None:
     """Every request's first outcome counts in the mix that fragmentation is told by."""
     if request.parent is None:
-        pool.mix.add(shape_of(request))
+        pool.mix.add(request)
 
 
 def note_refused(book: Book, event: Event, body: Refused) -> None:

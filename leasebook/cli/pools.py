@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,9 @@ from leasebook.cli.nodes import checked, host_amounts, nodes_in, read_nodes
 from leasebook.cli.options import VerbGroup, amounts_in, command_id, pairs_in, session_of
 from leasebook.cli.session import Session
 from ledger.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from ledger.requests import NodeSpec
 
 pool_command = VerbGroup("pool", help="Pools: named capacities made of nodes.")
 
@@ -33,7 +36,8 @@ pool_command = VerbGroup("pool", help="Pools: named capacities made of nodes.")
 @click.option(
     "--host",
     is_flag=True,
-    help="The size of this machine, 10 % kept free; amounts given replace its own.",
+    help="The size of this machine, 10 % kept free; amounts given replace its own. What others use"
+    " of it is not handed out (off with --policy probe=none).",
 )
 @click.option(
     "--label", multiple=True, metavar="NAME=VALUE", help="A label of the pool's one node."
@@ -82,6 +86,8 @@ def open_(
         many.add(name, {**size, **given}, pairs_in("--label", label))
     specs = checked(name, many)
     settings: dict[str, Any] = dict(pairs_in("--policy", policy))
+    if "probe" not in settings and not (observed or consumable):
+        settings |= _probe_for(specs, host)
     if every:
         settings |= {"refill": refill or ("add" if add else "reset"), "refill_every": every}
     if add:
@@ -100,6 +106,16 @@ def open_(
         _answer(session, room.ask.pool(name), "opened", receipt, basis)
         if not session.json:
             session.note(f"the ledger is {room.ledger.path}")
+
+
+def _probe_for(specs: list[NodeSpec], host: bool) -> dict[str, str]:
+    """What is looked at where nobody says: this machine for what it is sized by, and ports."""
+    from scheduler.probes.ports import is_port
+
+    if host:
+        return {"probe": "host"}
+    ports = all(is_port(spec.name, spec.capacity) for spec in specs)
+    return {"probe": "ports"} if ports else {}
 
 
 def _answer(session: Session, pool: dict[str, Any], said: str, receipt: Any, basis: str) -> None:

@@ -87,7 +87,7 @@ def doctor_command(ctx: click.Context, accept_clock: bool) -> int:
 @click.option("--dry-run", is_flag=True, help="Only say what it would do.")
 @click.pass_context
 def sweep_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> None:
-    """Run the sweeps of these NAMEs, or all, once: expire, crash, ending."""
+    """Run the sweeps of these NAMEs, or all, once: expire, crash, ending, observe."""
     from scheduler.sweeps import run_sweeps
 
     session = session_of(ctx)
@@ -98,8 +98,9 @@ def sweep_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> 
     if session.json:
         session.answer({"dry_run": dry_run, "sweeps": reports})
         return
-    would = "would end" if dry_run else "ended"
     for report in reports:
+        did = "record" if report["name"] == "observe" else "end"
+        would = f"would {did}" if dry_run else f"{did}ed"
         print(f"{report['name']}: {would} {report['acted']} of {report['examined']}")
         for detail in report["details"]:
             print(f"  {_detail(detail)}")
@@ -116,6 +117,13 @@ def _take_in(session: Session, room: Room) -> None:
 
 
 def _detail(detail: dict[str, Any]) -> str:
+    if detail["cause"] == "observed":
+        from ledger.amounts import format_amounts
+
+        used = " ".join(f"{r}={text}" for r, text in format_amounts(detail["outside"]).items())
+        whose = "; ".join(detail["basis"].values())
+        shown = f"{used or 'nothing'}" + (f" ({whose})" if whose else "")
+        return f"others use on {detail['node']} of {detail['pool']}: {shown}"
     return f"{detail['allocation']} of {detail['holder']} in {detail['pool']}: {detail['cause']}"
 
 

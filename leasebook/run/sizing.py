@@ -66,7 +66,7 @@ def ensure_local(manager: ResourceManager) -> str | None:
     node = os.uname().nodename.strip()[:200]
     spec = NodeSpec(node if node.isprintable() and node else LOCAL_POOL, capacity)
     try:
-        manager.open_pool(LOCAL_POOL, nodes=[spec], basis=basis)
+        manager.open_pool(LOCAL_POOL, nodes=[spec], basis=basis, policy={"probe": "host"})
     except Refused as refusal:
         if refusal.reason is Reason.ALREADY_EXISTS and manager.ledger.writer.read(_is_open):
             return None

@@ -110,9 +110,8 @@ class Load:
 
 def busy(root: Path = Path("/")) -> int | None:
     """Nanoseconds that processors were busy so far, where this process may run; None if unknown."""
-    limited = _group_busy(root)
-    if limited is not None:
-        return limited
+    if "quota" in machine_capacity(root).cpu_basis:
+        return _group_busy(root)
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     total = 0
     found = False
