@@ -17,6 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from leasebook.calls import Call, Calls, new_command_id
 from leasebook.manager import RENEWALS_PER_TTL, Ledger
 from leasebook.mapping import duration_in
+from leasebook.probing import due_for, take_look
 from leasebook.questions import Questions
 from leasebook.values import (
     AllocationHandle,
@@ -40,6 +41,9 @@ def _call(
 ) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
     async def method(self: AsyncResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         call = build(self._calls, *args, **kwargs)
+        asked = due_for(self.ledger.writer, call.command)
+        if asked:
+            await asyncio.to_thread(take_look, self.ledger.writer, asked)
         return call.convert(await self.ledger.writer.execute_async(call.command))
 
     update_wrapper(method, build)

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from leasebook.calls import Call, Calls, new_command_id
+from leasebook.probing import look_before
 from leasebook.questions import Questions
 from leasebook.settings import ledger_path, which_ledger
 from leasebook.values import (
@@ -99,6 +100,7 @@ def _call(
 ) -> Callable[Concatenate[ResourceManager, P], T]:
     def method(self: ResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         call = build(self._calls, *args, **kwargs)
+        look_before(self.ledger.writer, call.command)
         return call.convert(self.ledger.writer.execute(call.command))
 
     update_wrapper(method, build)

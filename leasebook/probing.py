@@ -7,17 +7,21 @@ the book, and nothing of the probes is imported for it.
 from __future__ import annotations
 
 import contextlib
-from typing import Any
-from weakref import WeakSet
+import os
+from weakref import WeakKeyDictionary
 
-from ledger.book import Book
+from ledger.book import Book, Pool
 from ledger.commands import Allocate, AllocateBatch, AnyCommand
 from ledger.errors import LeasebookError
 from ledger.requests import Amounts
 from ledger.writer import Writer
 
-_LOADED: WeakSet[Writer] = WeakSet()
-"""Writers whose book was there once: where it is not now, a commit is under way."""
+Asked = dict[str, list[Amounts]]
+"""Pool → what is asked of it, request by request."""
+
+_LOADED: WeakKeyDictionary[Writer, int] = WeakKeyDictionary()
+"""Writers whose book this process (its pid) has read: where it is not there now, a commit is under
+way."""
 
 
 def look_before(writer: Writer, command: AnyCommand) -> None:
@@ -25,13 +29,13 @@ def look_before(writer: Writer, command: AnyCommand) -> None:
 
     Never fails: what stops a look from being recorded stops the request too, and that tells it.
     """
-    asked = asked_here(writer, command)
+    asked = due_for(writer, command)
     if asked:
         take_look(writer, asked)
 
 
-def take_look(writer: Writer, asked: dict[str, list[Amounts]]) -> None:
-    """Look at these pools now, unless that was done within the last second."""
+def take_look(writer: Writer, asked: Asked) -> None:
+    """Look at these pools now, unless that was done within the last second. Never fails."""
     from scheduler.probes.lookout import lookout_of
 
     with contextlib.suppress(LeasebookError):
@@ -41,7 +45,7 @@ def take_look(writer: Writer, asked: dict[str, list[Amounts]]) -> None:
 def look_for_waiting(writer: Writer) -> None:
     """For those who wait: look at every pool with a probe for which somebody does. Never fails."""
 
-    def waited_for(book: Book, now: int) -> dict[str, list[Amounts]]:
+    def waited_for(book: Book, now: int) -> Asked:
         return {p.name: [] for p in book.pools.values() if p.space.waiting and _is_probed(p)}
 
     with contextlib.suppress(LeasebookError):
@@ -50,8 +54,8 @@ def look_for_waiting(writer: Writer) -> None:
             take_look(writer, pools)
 
 
-def asked_here(writer: Writer, command: AnyCommand) -> dict[str, list[Amounts]]:
-    """Pool → what the command asks of it, for pools with a probe; mostly empty."""
+def due_for(writer: Writer, command: AnyCommand) -> Asked:
+    """What the command asks of pools with a probe that were not looked at just now; mostly empty."""
     if type(command) is Allocate:
         items: tuple[Allocate, ...] = (command,)
     elif type(command) is AllocateBatch:
@@ -59,21 +63,26 @@ def asked_here(writer: Writer, command: AnyCommand) -> dict[str, list[Amounts]]:
     else:
         return {}
     book = writer.glance()
-    if book is None and writer not in _LOADED:
-        # The first of this process reads the book, as its transaction would.
+    if book is None and _LOADED.get(writer) != os.getpid():
+        # The first request of this process reads the book, as its transaction would.
         with contextlib.suppress(LeasebookError):
             book = writer.read(lambda found, now: found)
-            _LOADED.add(writer)
+            _LOADED[writer] = os.getpid()
     if book is None:
         return {}
-    asked: dict[str, list[Amounts]] = {}
+    asked: Asked = {}
     for item in items:
         pool = book.pools.get(item.pool)
         # What draws on another's allocation takes nothing new from the pool.
         if pool is not None and _is_probed(pool) and item.request.parent is None:
             asked.setdefault(item.pool, []).append(item.request.amounts)
-    return asked
+    if not asked:
+        return asked
+    from scheduler.probes.lookout import lookout_of
+
+    lookout = lookout_of(writer)
+    return {pool: amounts for pool, amounts in asked.items() if lookout.is_due(pool)}
 
 
-def _is_probed(pool: Any) -> bool:
-    return bool(pool.policy.probe != "none")
+def _is_probed(pool: Pool) -> bool:
+    return pool.policy.probe != "none"

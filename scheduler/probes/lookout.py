@@ -112,8 +112,9 @@ class Lookout:
                 pools = [pool for pool in pools if self.is_due(pool)]
             views = self._writer.read(lambda book, now: views_here(book, pools))
             moment = time.monotonic()
-            for view in views:
-                self._looked[view.pool] = moment
+            # Pools that another machine looks at count too: not to be asked about each time.
+            for pool in {view.pool for view in views} | set(pools or ()):
+                self._looked[pool] = moment
             found = [
                 Seen(view.pool, view.node.name, finding)
                 for view, finding in self._findings(views)
