@@ -13,6 +13,7 @@ from ledger.requests import NodeSpec, Request
 from ledger.step import take_step
 
 TARGET_MS = 2.0
+DAY_NS = 86_400 * 1_000_000_000
 NODES, CORES = 4, 64
 PRIORITIES = ("low", "normal", "high")
 
@@ -40,8 +41,8 @@ def _crowd(waiting: int, holders: int, tenants: int) -> tuple[Book, list[str], i
                 request=Request(
                     {"cpu": cores * 1000},
                     priority=PRIORITIES[number % 3],
-                    ttl_ns=2**60,
-                    wait_ns=2**60 if full else None,
+                    ttl_ns=DAY_NS,
+                    wait_ns=DAY_NS if full else None,
                 ),
             ),
             now,

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from leasebook.calls import Call, Calls, new_command_id
-from leasebook.manager import RENEWALS_PER_TTL, Ledger
+from leasebook.manager import RENEWALS_PER_TTL, TRIES_PER_RENEWAL, Ledger
 from leasebook.mapping import duration_in
 from leasebook.probing import due_for, take_look
 from leasebook.questions import Questions
@@ -208,8 +208,10 @@ class AsyncResourceManager:
                     await self.release(handle.id, token=handle.fencing_token, tenant=handle.tenant)
 
     async def _keep(self, handle: AllocationHandle, ttl: Duration) -> None:
+        pause_s = soon_s = (duration_in(ttl) or 1) / 1e9 / RENEWALS_PER_TTL
         while True:
-            await asyncio.sleep((duration_in(ttl) or 1) / 1e9 / RENEWALS_PER_TTL)
+            await asyncio.sleep(soon_s)
+            soon_s = pause_s
             try:
                 await self.renew(
                     handle.id, ttl=ttl, token=handle.fencing_token, tenant=handle.tenant
@@ -217,7 +219,7 @@ class AsyncResourceManager:
             except Refused:
                 return
             except LeasebookError:
-                continue
+                soon_s = pause_s / TRIES_PER_RENEWAL
 
     async def monitor(
         self, filters: MonitoringFilters | None = None

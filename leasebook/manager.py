@@ -41,6 +41,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 RENEWALS_PER_TTL = 3
+TRIES_PER_RENEWAL = 5
 
 
 class Ledger:
@@ -257,15 +258,16 @@ class ResourceManager:
     def _keep(self, handle: AllocationHandle, ttl: Duration, stop: threading.Event) -> None:
         from leasebook.mapping import duration_in
 
-        pause_s = (duration_in(ttl) or 1) / 1e9 / RENEWALS_PER_TTL
-        while not stop.wait(pause_s):
+        pause_s = soon_s = (duration_in(ttl) or 1) / 1e9 / RENEWALS_PER_TTL
+        while not stop.wait(soon_s):
+            soon_s = pause_s
             try:
                 handle.renew(ttl)
             except Refused:
                 return
             except LeasebookError:
-                # The disk may be back before the lease is over: that is what the other tries are for.
-                continue
+                # The disk may be back before the lease is over: tried again sooner, and so in time.
+                soon_s = pause_s / TRIES_PER_RENEWAL
 
     def monitor(self, filters: MonitoringFilters | None = None) -> Iterator[MetricsSnapshot]:
         """The fleet's state now and every ``interval_s`` from then on, without end."""

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from leasebook.manager import ResourceManager
 
 
+LIVE_STATES = ("waiting", "reserved", "active", "ending")
+"""The states of what is held or waits, in the order in which an allocation goes through them."""
+
+
 def _no_such(allocation: str) -> Refused:
     return Refused(
         f"there is no allocation {allocation[:40]!r}",
@@ -82,7 +86,16 @@ class Questions:
         tenant: str | None = None,
         state: str | None = None,
     ) -> Seq[AllocationHandle]:
-        """What is held or waits now, in order of request; each filter narrows it."""
+        """What is held or waits now, in order of request; each filter narrows it.
+
+        ``state``: waiting, reserved, active or ending. Raises InvalidInput for another; what has
+        ended is in the events.
+        """
+        if state is not None and state not in LIVE_STATES:
+            raise InvalidInput(
+                f"nothing that is held or waits has the state {str(state)[:40]!r}",
+                f"choose one of {', '.join(LIVE_STATES)}; what has ended is in the events",
+            )
         wanted = {"pool": pool, "holder": holder, "task": task, "tenant": tenant, "state": state}
         wanted = {name: value for name, value in wanted.items() if value is not None}
         found = self._writer.read(

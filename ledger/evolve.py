@@ -130,6 +130,14 @@ def _set_policy(book: Book, pool: Pool, body: PolicySet) -> None:
         lent = [s for id_, s in book.lent.items() if book.allocations[id_].pool == pool.name]
         for space in [pool.space, *lent]:
             _line_up_anew(book, space)
+    if before.probe != "none" and (before.probe, before.probe_host) != (
+        pool.policy.probe,
+        pool.policy.probe_host,
+    ):
+        # Who saw it looks no more, so that it would stand for ever.
+        for node in list(pool.space.nodes.values()):
+            if node.outside:
+                pool.space.replace(node.seen(outside={}))
     pool.space.freed = True
     book.set_refill(pool)
 

@@ -238,10 +238,12 @@ def _load_allocation(book: Book, plain: dict[str, Any]) -> None:
         space = _lend(book, a.request.parent)
         for placement in a.placements:
             space.replace(space.nodes[placement.node].plus(placement, 1))
+        space.stands(a.id, [p.node for p in a.placements])
         if a.request.most is not None:
             space.elastic[a.id] = None
         return
     pool = book.pools[a.pool]
+    pool.space.stands(a.id, [p.node for p in a.placements])
     if a.request.most is not None:
         pool.space.elastic[a.id] = None
     pool.holding.setdefault(a.tenant, set()).add(a.holder)

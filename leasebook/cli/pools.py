@@ -74,6 +74,8 @@ def open_(
     session = session_of(ctx)
     if (every or refill or add) and not consumable:
         raise click.UsageError("--every, --refill and --add go with --consumable", ctx)
+    if (refill or add) and not every:
+        raise click.UsageError("--refill and --add go with --every", ctx)
     if (nodes or file) and (amounts or host or label):
         raise click.UsageError("give amounts (or --host) or nodes, not both", ctx)
     many = nodes_in(nodes)

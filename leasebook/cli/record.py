@@ -336,11 +336,20 @@ def redact_command(ctx: click.Context, position: str, reason: str, by: str | Non
     session = session_of(ctx)
     at = position_in(position)
     with session.open() as room:
+        log = room.ledger.writer.log
         receipt = room.ask.redact(at, reason, by=by)
+    # Closing the ledger has tried once more to overwrite what readers kept in use.
+    pending = getattr(log, "erasure_pending", False)
     document = {
         "outcome": receipt.outcome,
         "positions": list(receipt.positions),
         "redacted": at,
+        "erasure_pending": pending,
         "replayed": receipt.replayed,
     }
     session.answer(document, f"redacted  the metadata of event {at}")
+    if pending:
+        session.note(
+            "a program is reading the ledger: the erased text lies in its file until every program"
+            " that has it open has closed it"
+        )

@@ -18,7 +18,6 @@ from ledger.rules.quotas import over_quota
 from ledger.rules.resizing import place_again
 from ledger.spaces import Space
 
-
 SHRUNK_MAX = 60
 """The most allocations that are shrunk for one request."""
 

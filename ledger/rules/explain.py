@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ledger.amounts import format_amount
-from ledger.book import LIVE, Allocation, Book
+from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.nodes import Node
 from ledger.requests import Request
@@ -34,20 +34,16 @@ def nearest_node(space: Space, request: Request) -> Node | None:
     return chosen
 
 
+def standing_on(book: Book, space: Space, node: str) -> list[Allocation]:
+    """Who holds something on a node of a space, the longest-held first."""
+    there = [book.allocations[each] for each in space.standing.get(node, ()) if each in book.allocations]
+    return sorted(there, key=lambda a: (a.granted_at or a.requested_at, a.position))
+
+
 def blockers(book: Book, space: Space, node: str, tenant: str) -> tuple[dict[str, Any], ...]:
-    """Who holds something on a node of a space, the longest-held first; others' names stay hidden."""
-    parent = space.key if space.key in book.allocations else None
-    holding: list[Allocation] = []
-    for allocation in book.allocations.values():
-        if allocation.state not in LIVE or allocation.request.parent != parent:
-            continue
-        if parent is None and allocation.pool != space.key:
-            continue
-        if any(p.node == node for p in allocation.placements):
-            holding.append(allocation)
-            if len(holding) >= BLOCKERS_NAMED:
-                break
-    return tuple(blocker(allocation, tenant) for allocation in holding)
+    """The longest-held allocations on a node; those of other tenants without their names."""
+    there = standing_on(book, space, node)[:BLOCKERS_NAMED]
+    return tuple(blocker(allocation, tenant) for allocation in there)
 
 
 def blocker(allocation: Allocation, tenant: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from ledger.writer import Writer
 from scheduler.probes.finding import Finding, Held, held_on
 from scheduler.probes.host import look_at_host
 from scheduler.probes.load import Load
-from scheduler.probes.ports import is_port, look_at_ports
+from scheduler.probes.ports import PORT, is_port, look_at_ports
 from scheduler.processes import procfs
 from scheduler.processes.identity import this_host
 
@@ -128,8 +128,12 @@ class Lookout:
             self._lock.release()
 
     def _findings(self, views: Sequence[View]) -> Iterable[tuple[View, Finding]]:
-        ports = [view for view in views if view.probe == "ports"]
-        seen = look_at_ports({view.node.name: view.held for view in ports}) if ports else {}
+        ports: dict[str, dict[str, Sequence[Held]]] = {}
+        for view in views:
+            if view.probe == "ports":
+                ports.setdefault(view.pool, {})[view.node.name] = view.held
+        # The same port may stand in two pools, and what is held of one is outside of the other.
+        seen = {pool: look_at_ports(nodes) for pool, nodes in ports.items()}
         for view in views:
             node = view.node
             if view.probe == "host":
@@ -137,7 +141,10 @@ class Lookout:
                 doubtful = bool(node.outside.get("cpu"))
                 found = look_at_host(node.capacity, view.held, load, doubtful=doubtful)
             else:
-                found = seen.get(node.name, Finding())
+                taken = seen[view.pool]
+                if taken is None or (node.name not in taken and not node.outside):
+                    continue
+                found = taken.get(node.name, Finding({PORT: 0}))
             yield view, found.after(node.outside, node.outside_basis)
 
     def _record(self, seen: Seen) -> Seen:
@@ -217,7 +224,7 @@ def matters(view: View, found: Finding, asked: Iterable[Amounts]) -> bool:
 def _names_the_living(found: dict[str, str], known: dict[str, str]) -> bool:
     """Whether the same use is now somebody else's: all whom the book names are gone, and others
     can be named. That two lookers see unlike much is no news."""
-    named = _PID.findall(" ".join(known.values()))
     if found == known or not _PID.search(" ".join(found.values())):
         return False
+    named = _PID.findall(" ".join(known.values()))
     return not any(os.path.exists(f"{procfs.PROC}/{pid}") for pid in named)

@@ -69,18 +69,19 @@ def _links(pid: int) -> Iterator[str]:
 
 def look_at_ports(
     nodes: Mapping[str, Sequence[Held]], processes: Processes | None = None
-) -> dict[str, Finding]:
-    """What others have of these ports: node (a port's number) → finding; empty where unknown.
+) -> dict[str, Finding] | None:
+    """What others have of these ports: node (a port's number) → finding; None where unknown.
 
+    Ports that nobody has, or their holders alone, are left out.
     ``nodes`` says who holds each. A port that is held is somebody else's only where its socket is
     seen to belong to a process outside of the holder's tree. Never raises for what the machine does
     not tell.
     """
     bound = sockets_by_port() if procfs.LINUX else None
     if bound is None:
-        return {}
+        return None
     processes = processes or Processes()
-    findings = {node: Finding({PORT: 0}) for node in nodes}
+    findings: dict[str, Finding] = {}
     busy = {node: bound[int(node)] for node in nodes if int(node) in bound}
     inodes = {inode for sockets in busy.values() for inode in sockets}
     known = owners(inodes, sorted(processes.table)) if inodes else {}

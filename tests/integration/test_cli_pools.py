@@ -227,3 +227,11 @@ def test_budget_is_spent_and_refilled_as_it_was_opened(lb: CommandLine) -> None:
     lb.ok("release", "A3", "--consumed", "tokens=60k")
     assert lb.ok("pool", "show", "tokens")["free"] == {"tokens": "40k"}
     assert lb("allocate", "tokens", "tokens=50k").code == 3
+
+
+def test_a_refill_that_would_never_come_is_bad_usage(lb: CommandLine) -> None:
+    for words in (["--refill", "bogus"], ["--refill", "add"], ["--add", "tokens=5k"]):
+        answer = lb("pool", "open", "tokens", "tokens=100k", "--consumable", *words)
+        assert answer.code == 2
+        assert "go with --every" in answer.err
+    assert not lb.ledger.exists()

@@ -429,15 +429,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """At the end: a fold of all rows from position 1, and a snapshot, lead to the same book."""
-        self.driver.close()
-        if not self.compared:
-            return  # A step has failed, and says so itself.
-        book = Book()
-        for row in self.rows:
-            evolve(book, from_row(row))
-        digest = book_digest(self.driver.book)
-        assert book_digest(book) == digest
-        assert book_digest(load(dump(self.driver.book))) == digest
+        try:
+            # Where a step has failed, that step says so itself.
+            if self.compared:
+                book = Book()
+                for row in self.rows:
+                    evolve(book, from_row(row))
+                digest = book_digest(self.driver.book)
+                assert book_digest(book) == digest
+                assert book_digest(load(dump(self.driver.book))) == digest
+        finally:
+            self.driver.close()
 
 
 def outcome(own: list[Event]) -> str:
