@@ -42,6 +42,7 @@ class Space:
     __slots__ = (
         "changed",
         "claims",
+        "claims_checked",
         "elastic",
         "freed",
         "gangs",
@@ -68,6 +69,7 @@ class Space:
         self.line = Line()
         self.overtakers: list[int] = []
         self.claims: dict[str, str] = {}
+        self.claims_checked = -1
         self.elastic: dict[str, None] = {}
         self.gangs: dict[str, dict[str, None]] = {}
         self.freed = False
@@ -133,11 +135,12 @@ class Space:
         copy.line = _NO_LINE
         copy.overtakers = self.overtakers.copy()
         copy.claims = self.claims.copy()
+        copy.claims_checked = -1
         copy.elastic = self.elastic.copy()
         copy.gangs = {gang: members.copy() for gang, members in self.gangs.items()}
         copy.freed = self.freed
         copy.totals = self.totals
-        copy.shapes = self.shapes
+        copy.shapes = self.shapes.copy()
         copy.changed = []
         copy.generation = self.generation + 1
         return copy

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ledger.book import REFUSAL_WINDOW_NS, Allocation, Book
-from ledger.commands import Allocate, AllocateBatch, AnyCommand, WriteDue
+from ledger.commands import Adjust, Allocate, AllocateBatch, AnyCommand, WriteDue
 from ledger.decide import batch_causes, check, decide, decide_item
 from ledger.events import Event, Refused
 from ledger.evolve import evolve, refusal_key
@@ -19,6 +19,7 @@ from ledger.rules.cycles import alert_for
 from ledger.rules.duplicates import twin_of
 from ledger.rules.leases import next_due
 from ledger.rules.waiting import next_move
+from ledger.spaces import Space
 
 MOVES_MAX = 1_000_000
 """A bound on what one step can hand on; it is there to end a loop that a fault would make endless."""
@@ -54,31 +55,38 @@ def is_due(book: Book, now: int) -> bool:
 def settle_due(
     book: Book, now: int, limit: int = DUE_AT_ONCE, *, grant: bool = True
 ) -> list[Event]:
-    """Write down what time has ended, at most ``limit`` of it, and grant what that frees.
+    """Write down what time has ended, about ``limit`` of it, and grant what that frees.
 
-    Without ``grant`` nothing is handed on: what a reader sees has ended, but nobody holds it yet.
+    Nothing is handed on while more is due: who waits may be among those whose time is up. Without
+    ``grant`` nothing is at all: what a reader sees has ended, but nobody holds it yet.
     """
     events: list[Event] = []
-    if is_due(book, now):
-        for event in decide(book, WriteDue(command_id="", limit=limit), now):
+    while len(events) < limit and is_due(book, now):
+        for event in decide(book, WriteDue(command_id="", limit=limit - len(events)), now):
             evolve(book, event)
             events.append(event)
-        if grant:
-            grant_waiting(book, now, events)
+    if grant and events and not is_due(book, now):
+        grant_waiting(book, now, events)
     return events
 
 
 def grant_waiting(book: Book, now: int, events: list[Event]) -> None:
-    """Serve those who wait, wherever something was freed. Appends to ``events``."""
-    for space in book.spaces():
-        for _ in range(MOVES_MAX):
-            if not space.freed:
-                break
-            draft = next_move(book, space, now)
-            if draft is None:
-                space.freed = False
-                break
-            _take(book, draft, events)
+    """Serve those who wait, wherever something was freed. Appends to ``events``.
+
+    What is sent away in one space may free a quota that holds somebody up in another: so this goes
+    on until a whole round has moved nothing.
+    """
+    moves, before = 0, -1
+    while before < moves < MOVES_MAX:
+        before = moves
+        for space in book.spaces():
+            while space.freed and moves < MOVES_MAX:
+                draft = next_move(book, space, now)
+                if draft is None:
+                    space.freed = False
+                else:
+                    _take(book, draft, events)
+                    moves += 1
 
 
 def _take(book: Book, draft: Draft, events: list[Event]) -> None:
@@ -87,19 +95,29 @@ def _take(book: Book, draft: Draft, events: list[Event]) -> None:
         events.append(event)
 
 
+def _spaces_asked(book: Book, command: AnyCommand) -> list[Space]:
+    """The spaces of which a command asks for more."""
+    where: set[tuple[str, str | None]] = set()
+    if isinstance(command, Allocate):
+        where = {(command.pool, command.request.parent)}
+    elif isinstance(command, AllocateBatch):
+        where = {(item.pool, item.request.parent) for item in command.items}
+    elif isinstance(command, Adjust):
+        held = book.allocations.get(command.allocation)
+        where = set() if held is None else {(held.pool, held.request.parent)}
+    spaces = (book.space_of(*each) for each in sorted(where, key=str))
+    return [space for space in spaces if space is not None and space.waiting]
+
+
 def _settle_claims(book: Book, command: AnyCommand, now: int, events: list[Event]) -> None:
     """Before a newcomer is looked at, whoever has waited long enough gets a node kept for it."""
-    if not isinstance(command, Allocate):
-        return
-    space = book.space_of(command.pool, command.request.parent)
-    if space is None or not space.waiting:
-        return
-    check(command)
-    for _ in range(CLAIMS_MAX):
-        draft = next_claim(book, space, now)
-        if draft is None:
-            return
-        _take(book, draft, events)
+    for space in _spaces_asked(book, command):
+        check(command)
+        for _ in range(CLAIMS_MAX):
+            draft = next_claim(book, space, now)
+            if draft is None:
+                break
+            _take(book, draft, events)
 
 
 def _repeated(book: Book, event: Event, now: int) -> Event | None:
@@ -129,6 +147,7 @@ def _settle_batch(book: Book, command: AllocateBatch, step: Step, now: int) -> N
     check(command)
     own = []
     for item, cause in zip(command.items, batch_causes(command), strict=True):
+        _settle_claims(book, item, now, step.events)
         for event in decide_item(book, item, cause, now):
             # A batch's refusals are all kept: its receipt is made of them on every replay.
             evolve(book, event)

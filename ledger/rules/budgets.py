@@ -14,15 +14,16 @@ from ledger.requests import Amounts
 from ledger.rules.answers import Draft, No
 
 
-def refill(draft: Draft, pool: Pool) -> None:
-    """Draft the refill of every period that is over, as one event at the last boundary.
+def refill(draft: Draft, pool: Pool, until: int) -> int:
+    """Draft the refill of every period that was over by ``until``, as one event at the last boundary.
 
+    Returns the boundary after that.
     ``reset``: a period's budget is its capacity; what was spent beyond it is carried on. ``add``: each
     period gives ``refill_amounts`` back.
     """
     policy = pool.policy
     assert policy.refill_every_ns is not None
-    periods = (draft.now - pool.refilled_at) // policy.refill_every_ns
+    periods = (until - pool.refilled_at) // policy.refill_every_ns
     at = pool.refilled_at + periods * policy.refill_every_ns
     available: Amounts = {}
     overdraft: Amounts = {}
@@ -39,6 +40,7 @@ def refill(draft: Draft, pool: Pool) -> None:
             if policy.refill == "reset" and stays:
                 overdraft[resource] = stays
     draft.add(Replenished(available, overdraft), tenant="", pool=pool.name, at=at)
+    return at + policy.refill_every_ns
 
 
 def settlement(book: Book, allocation: Allocation, consumed: Amounts | None) -> No | None:

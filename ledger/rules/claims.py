@@ -1,7 +1,8 @@
 """Claims: a node that is kept for a request which has waited or was overtaken for long enough.
 
 That is what bounds a wait: on a claimed node nothing lands that competes with the claimant, so it
-waits for no more than what is held there now.
+waits for no more than what is held there now. A claim ends with the wait, and it is given up where it
+has become useless: where the node cannot take the request any more, or its own quota holds it up.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from ledger.nodes import Node
 from ledger.requests import Amounts
 from ledger.rules.answers import Draft
 from ledger.rules.capacity import carries, fits_empty, short_by
-from ledger.rules.gangs import total
-from ledger.rules.quotas import over_quota
+from ledger.rules.gangs import members
+from ledger.rules.quotas import gang_over_quota, over_quota
 from ledger.spaces import Space
 
 
@@ -27,13 +28,24 @@ def quota_blocks(book: Book, waiting: Allocation) -> bool:
     """Whether a waiting request is held up by its own quota rather than by capacity."""
     if waiting.request.parent is not None or not book.quotas:
         return False
-    asked = total(book, waiting) if waiting.gang else waiting.request.amounts
+    if waiting.gang is not None:
+        space = book.pools[waiting.pool].space
+        gang = [(a.tenant, a.holder, a.request.amounts) for a in members(book, space, waiting.gang)]
+        return gang_over_quota(book, waiting.pool, gang) is not None
+    asked = waiting.request.amounts
     return over_quota(book, waiting.tenant, waiting.holder, waiting.pool, asked) is not None
 
 
+def _is_fair(book: Book, waiting: str) -> bool:
+    return book.pools[book.allocations[waiting].pool].policy.order == "fair"
+
+
 def barred_for(book: Book, space: Space, amounts: Amounts, own: str | None = None) -> set[str]:
-    """The nodes that are kept for others who compete with these amounts."""
-    if not space.claims:
+    """The nodes that are kept for others who compete with these amounts.
+
+    In strict order nothing passes anyhow: a claim that was made before would only hold up the first.
+    """
+    if not space.claims or not _is_fair(book, next(iter(space.claims.values()))):
         return set()
     return {
         node
@@ -42,51 +54,80 @@ def barred_for(book: Book, space: Space, amounts: Amounts, own: str | None = Non
     }
 
 
-def next_claim(book: Book, space: Space, now: int) -> Draft | None:
-    """The next request to which a node is due to be kept, or None.
+def next_claim(book: Book, space: Space, now: int, *, late: bool = False) -> Draft | None:
+    """The next request to which a node is due to be kept, or from which one is taken; else None.
 
-    Both measures grow with age, so the look ends at the first request that has neither. A claim on a
-    node that can no longer take the request moves to another.
+    Both measures grow with age, so the look ends at the first request that has neither. Where nothing
+    is missing a request is served in its turn and needs no claim, unless its turn is not looked at
+    for long (``late``).
     """
+    if not space.waiting or not _is_fair(book, next(iter(space.waiting))):
+        return None
+    useless = _useless(book, space)
+    if useless is not None:
+        node = _nearest(space, useless) if _is_aged(book, space, useless, now) else None
+        if node is not None and (quota_blocks(book, useless) or not _lacks(node, useless)):
+            node = None
+        return claim(book, useless, node, now)
+    without_node: set[tuple[object, ...]] = set()
     for waiting_id in space.waiting:
-        waiting = book.allocations[waiting_id]
-        policy = book.pools[waiting.pool].policy
-        if policy.order != "fair" or waiting.gang is not None or waiting.request.spread is not None:
-            continue
-        if (
-            space.overtaken(waiting.position) < policy.overtakes_max
-            and now - waiting.requested_at < policy.claim_after_ns
-        ):
+        if len(space.claims) >= len(space.nodes):
             return None
-        if waiting.claim is not None and _takes(space.nodes.get(waiting.claim), waiting):
+        waiting = book.allocations[waiting_id]
+        if waiting.gang is not None or waiting.request.spread is not None:
             continue
-        if quota_blocks(book, waiting):
+        if not _is_aged(book, space, waiting, now):
+            return None
+        shape = space.shapes[waiting_id]
+        if waiting.claim is not None or shape in without_node or quota_blocks(book, waiting):
             continue
-        node = _nearest(book, space, waiting)
-        # Where nothing is missing it will be served in its turn, and needs no claim.
-        if node is not None and short_by(node, waiting.request.amounts):
-            return claim(book, waiting, node, now)
+        node = _nearest(space, waiting)
+        if node is None or not (late or _lacks(node, waiting)):
+            without_node.add(shape)
+            continue
+        return claim(book, waiting, node, now)
+    return None
+
+
+def _is_aged(book: Book, space: Space, waiting: Allocation, now: int) -> bool:
+    policy = book.pools[waiting.pool].policy
+    return (
+        now - waiting.requested_at >= policy.claim_after_ns
+        or space.overtaken(waiting.position) >= policy.overtakes_max
+    )
+
+
+def _useless(book: Book, space: Space) -> Allocation | None:
+    """The first claimant that its node can serve no more; nodes are only looked at when they changed."""
+    if not book.quotas and space.claims_checked == space.generation:
+        return None
+    for claimant in sorted(space.claims.values(), key=lambda each: int(each[1:])):
+        waiting = book.allocations[claimant]
+        assert waiting.claim is not None
+        if not _takes(space.nodes.get(waiting.claim), waiting) or quota_blocks(book, waiting):
+            return waiting
+    space.claims_checked = space.generation
     return None
 
 
 def claim(
-    book: Book, waiting: Allocation, node: Node, now: int, position: int | None = None
+    book: Book, waiting: Allocation, node: Node | None, now: int, position: int | None = None
 ) -> Draft:
-    """Draft the fact that a node is kept for a waiting request, as the event after ``position``."""
+    """Draft the fact that a node is kept for a waiting request, or none any more, after ``position``."""
     assert waiting.deadline is not None
     draft = Draft(book, now)
     if position is not None:
         draft.position = position
-    missing = short_by(node, waiting.request.amounts)
+    kept = {} if node is None else {node.name: short_by(node, waiting.request.amounts)}
     body = Queued(
-        waiting.request,
-        waiting.deadline,
-        Reason.RESERVED_FOR_WAITING,
-        {node.name: missing},
-        waiting.gang,
+        waiting.request, waiting.deadline, Reason.RESERVED_FOR_WAITING, kept, waiting.gang
     )
     draft.on(waiting, body)
     return draft
+
+
+def _lacks(node: Node, waiting: Allocation) -> bool:
+    return bool(short_by(node, waiting.request.amounts))
 
 
 def _takes(node: Node | None, waiting: Allocation) -> bool:
@@ -98,8 +139,8 @@ def _takes(node: Node | None, waiting: Allocation) -> bool:
     )
 
 
-def _nearest(book: Book, space: Space, waiting: Allocation) -> Node | None:
-    """The node on which least is missing that nobody who competes has claimed; by name when equal."""
+def _nearest(space: Space, waiting: Allocation) -> Node | None:
+    """The node on which least is missing that nobody has claimed; by name where that is equal."""
     amounts = waiting.request.amounts
     best: tuple[int, str] | None = None
     chosen = None

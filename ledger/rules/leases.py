@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from heapq import heappop, nsmallest
+from collections.abc import Collection
+from heapq import heappop
 
 from ledger.advance import LEDGER
-from ledger.book import Allocation, Book
+from ledger.book import Allocation, Book, Pool
 from ledger.errors import Reason
 from ledger.events import Expired, Reclaimed, Withdrawn
 from ledger.policy import Policy
@@ -62,15 +63,19 @@ def descendants(book: Book, allocation_id: str) -> list[Allocation]:
     return found
 
 
-def end_descendants(book: Book, draft: Draft, allocation: Allocation, at: int) -> None:
-    """What draws on an allocation ends with it, before it."""
-    for child in descendants(book, allocation.id):
+def end_descendants(
+    book: Book, draft: Draft, allocation: Allocation, at: int, ended: Collection[str] = ()
+) -> list[str]:
+    """What draws on an allocation ends with it, before it; the ids, but for what has ``ended``."""
+    family = [child for child in descendants(book, allocation.id) if child.id not in ended]
+    for child in family:
         reason = f"{allocation.id}, which it drew on, ended"
         if child.state in ("waiting", "reserved"):
             draft.on(child, Withdrawn("withdrawn", LEDGER, reason), at=at)
         else:
             evidence = {"parent": allocation.id, "parent_ended_at": at}
             draft.on(child, Reclaimed("leaked", evidence, LEDGER, reason), at=at)
+    return [child.id for child in family]
 
 
 def next_due(book: Book) -> int | None:
@@ -94,38 +99,75 @@ def next_due(book: Book) -> int | None:
     return None
 
 
+def _late(book: Book, now: int) -> list[tuple[int, int, str]]:
+    """The reminders that are due by ``now``, in order; each stands in the heap above those after it."""
+    heap = book.due
+    found = []
+    look = [0]
+    while look:
+        index = look.pop()
+        if index < len(heap) and heap[index][0] <= now:
+            found.append(heap[index])
+            look += (2 * index + 1, 2 * index + 2)
+    return sorted(set(found))
+
+
+def _is_so(book: Book, reminder: tuple[int, int, str]) -> bool:
+    """Whether a reminder is still right."""
+    when, position, name = reminder
+    if position == 0:
+        pool = book.pools.get(name)
+        return pool is not None and pool.next_refill == when
+    allocation = book.allocations.get(name)
+    return allocation is not None and allocation.due == when
+
+
 def write_due(book: Book, draft: Draft, limit: int) -> None:
     """Draft the events for what time has ended or refilled by now, in order of when it did.
 
     At most ``limit`` allocations (and what draws on them): a caller goes on until nothing is due.
+    A budget's refill counts what had ended before it and not what ended after it, so the draft stops
+    where it would have to know what it has itself drafted.
     """
     ended: set[str] = set()
-    late = nsmallest(2 * limit, (entry for entry in book.due if entry[0] <= draft.now))
-    refilled: set[str] = set()
-    for when, position, allocation_id in late:
+    touched: dict[str, int] = {}
+    late = [each for each in _late(book, draft.now) if _is_so(book, each)]
+    for number, (when, position, name) in enumerate(late):
         if position == 0:
-            pool = book.pools.get(allocation_id)
-            if pool is not None and pool.next_refill == when and pool.name not in refilled:
-                refilled.add(pool.name)
-                refill(draft, pool)
+            pool = book.pools[name]
+            if name in touched:
+                return
+            touched[name] = refill(draft, pool, _first_end(book, pool, late[number:], draft.now))
             continue
-        allocation = book.allocations.get(allocation_id)
-        if allocation is None or allocation.due != when or allocation_id in ended:
+        if name in ended:
             continue
-        family = descendants(book, allocation_id)
-        if ended & {child.id for child in family}:
-            continue
-        end_descendants(book, draft, allocation, when)
-        ended.update([allocation_id, *(child.id for child in family)])
-        if allocation.state == "active":
-            why = "max_age" if when == allocation.max_age_until else "ttl"
-            draft.on(allocation, Expired(when, why), at=when)
-        elif allocation.state == "ending":
-            evidence = {"grace_until": when}
-            cause = allocation.ending_cause or "forced"
-            body = Reclaimed(cause, evidence, LEDGER, "its grace is over", False)
-            draft.on(allocation, body, at=when)
-        else:
-            draft.on(allocation, Withdrawn("timed_out", LEDGER), at=when)
+        allocation = book.allocations[name]
+        if book.pools[allocation.pool].consumable and allocation.state != "waiting":
+            if when >= touched.setdefault(allocation.pool, draft.now + 1):
+                return
+        ended.update([name, *end_descendants(book, draft, allocation, when, ended)])
+        _end_by_time(draft, allocation, when)
         if len(ended) >= limit:
             return
+
+
+def _first_end(book: Book, pool: Pool, late: list[tuple[int, int, str]], now: int) -> int:
+    """When the first of these that holds something of a pool ends, at the latest now."""
+    for when, position, name in late:
+        a = book.allocations.get(name) if position else None
+        if a is not None and a.pool == pool.name and a.state != "waiting":
+            return when
+    return now
+
+
+def _end_by_time(draft: Draft, allocation: Allocation, when: int) -> None:
+    if allocation.state == "active":
+        why = "max_age" if when == allocation.max_age_until else "ttl"
+        draft.on(allocation, Expired(when, why), at=when)
+    elif allocation.state == "ending":
+        evidence = {"grace_until": when}
+        cause = allocation.ending_cause or "forced"
+        body = Reclaimed(cause, evidence, LEDGER, "its grace is over", False)
+        draft.on(allocation, body, at=when)
+    else:
+        draft.on(allocation, Withdrawn("timed_out", LEDGER), at=when)

@@ -6,6 +6,8 @@ their quotas come to, so that one borrows what another leaves unused, until its 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ledger.amounts import format_amounts
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
@@ -56,29 +58,62 @@ def over_quota(
     if not book.quotas:
         return None
     for who in (holder,) if holder_only else (None, holder):
-        for where in (None, pool):
-            limits = book.quotas.get((tenant, who, where))
-            if limits is None:
-                continue
-            has = held(book, tenant, who, where)
-            if who is None and (tenant, where) in book.cohorts:
-                if all(has.get(r, 0) + more.get(r, 0) <= limit for r, limit in limits.items()):
-                    # Its own quota is its own, whatever others have borrowed of it.
-                    continue
-                limits, has = _cohort(book, tenant, where)
-            for resource, limit in limits.items():
-                asked = more.get(resource, 0)
-                counted = 0 if ever else has.get(resource, 0)
-                if asked > 0 and counted + asked > limit:
-                    return _no(tenant, who, where, resource, limit, has, asked)
+        over = _over(book, tenant, who, pool, more, ever)
+        if over is not None:
+            return over
     return None
 
 
-def borrows_from(book: Book, victim: Allocation, asking: Allocation) -> bool:
+def gang_over_quota(
+    book: Book, pool: str, gang: Iterable[tuple[str, str, Amounts]], *, ever: bool = False
+) -> No | None:
+    """Why (tenant, holder, amounts) together would break a quota: a holder's, or the tenant's."""
+    if not book.quotas:
+        return None
+    totals: dict[tuple[str, str | None], Amounts] = {}
+    for tenant, holder, amounts in gang:
+        for key in ((tenant, None), (tenant, holder)):
+            total = totals.setdefault(key, {})
+            for resource, amount in amounts.items():
+                total[resource] = total.get(resource, 0) + amount
+    for (tenant, who), more in totals.items():
+        over = _over(book, tenant, who, pool, more, ever)
+        if over is not None:
+            return over
+    return None
+
+
+def _over(
+    book: Book, tenant: str, who: str | None, pool: str, more: Amounts, ever: bool
+) -> No | None:
+    for where in (None, pool):
+        limits = book.quotas.get((tenant, who, where))
+        if limits is None:
+            continue
+        has = held(book, tenant, who, where)
+        if who is None and (tenant, where) in book.cohorts:
+            if all(has.get(r, 0) + more.get(r, 0) <= limit for r, limit in limits.items()):
+                # Its own quota is its own, whatever others have borrowed of it.
+                continue
+            limits, has = _cohort(book, tenant, where)
+        # Sorted, so that a book read back from a store names the same resource.
+        for resource, limit in sorted(limits.items()):
+            asked = more.get(resource, 0)
+            counted = 0 if ever else has.get(resource, 0)
+            if asked > 0 and counted + asked > limit:
+                return _no(tenant, who, where, resource, limit, has, asked)
+    return None
+
+
+Leaving = dict[tuple[str, str | None], Amounts]
+"""(tenant, pool or None for all pools) → what it holds but has been asked to give back."""
+
+
+def borrows_from(book: Book, victim: Allocation, asking: Allocation, leaving: Leaving) -> bool:
     """Whether one allocation stands on quota that its tenant borrows, and the other's owns.
 
     The owner asks within its own quota; the borrower holds more than its own of a resource that is
-    asked for.
+    asked for, also when all that is ``leaving`` already has left.
     """
     if victim.tenant == asking.tenant:
         return False
@@ -93,8 +128,9 @@ def borrows_from(book: Book, victim: Allocation, asking: Allocation) -> bool:
             continue
         theirs = book.quotas.get((victim.tenant, None, where), {})
         borrowed = held(book, victim.tenant, None, where)
+        less = leaving.get((victim.tenant, where), {})
         if any(
-            borrowed.get(r, 0) > theirs.get(r, 0)
+            borrowed.get(r, 0) - less.get(r, 0) > theirs.get(r, 0)
             for r in asked
             if r in theirs and r in victim.amounts
         ):

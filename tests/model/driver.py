@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ledger.book import Allocation, Book
 from ledger.commands import AnyCommand
-from ledger.events import Event, Refused
+from ledger.events import Event, Queued, Refused
 from ledger.fields import book_digest, dump, load
 from ledger.step import is_due, settle_due, take_step
 
@@ -69,7 +69,9 @@ class PureDriver:
 
 
 def _essence(event: Event) -> Event:
-    """An event without the words of a refusal, which may name another of several resources."""
-    if not isinstance(event.body, Refused):
-        return event
-    return replace(event, body=Refused(event.body.verb, event.body.reason, ""))
+    """An event without the words of a shortfall, which may name another of several resources."""
+    if isinstance(event.body, Refused):
+        return replace(event, body=Refused(event.body.verb, event.body.reason, ""))
+    if isinstance(event.body, Queued):
+        return replace(event, body=replace(event.body, shortfall={}))
+    return event

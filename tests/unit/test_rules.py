@@ -649,6 +649,14 @@ def test_a_quota_below_what_is_held_takes_nothing_away_and_lets_nothing_through(
     assert box.got({"cpu": 500})
 
 
+def test_what_asks_for_more_than_its_whole_quota_is_told_what_is_held_of_it(box: Scenario) -> None:
+    box.got({"cpu": 3000})
+    box.quota({"cpu": 1000})
+    refusal = box.refused({"cpu": 2000})
+    assert (refusal.shortfall, refusal.fits_now) == ({"quota": {"cpu": 4000}}, {})
+    assert "may hold 1 cpu in all pools, holds 3 and asks for 2 more" in refusal.message
+
+
 def test_what_asks_for_more_than_its_whole_quota_is_refused_even_if_it_would_wait(
     box: Scenario,
 ) -> None:
