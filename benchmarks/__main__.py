@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import callers, cli, folding, history, processes
+from benchmarks import callers, cli, folding, history, processes, queueing
 from benchmarks.bench import Bench
 from benchmarks.table import Result, as_page, as_text
 
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Result]]] = {
     "fold": folding.fold,
     "verify": folding.verify,
     "cli": cli.command_line,
+    "queue": queueing.queue,
 }
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 

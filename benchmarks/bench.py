@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ledger.commands import Allocate, AllocateBatch, AnyCommand, Claim, OpenPool, Release
@@ -123,6 +124,15 @@ def rows_of(
             position += 1
             rows[index] = (position, *row[1:])
     return first, each
+
+
+def median_ratio(ours: list[float], theirs: list[float]) -> float:
+    """The median of what each turn of the two came to, one beside the other.
+
+    On a machine whose speed changes from one second to the next, neighbours in time can be compared
+    where medians of the whole run cannot.
+    """
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 @contextmanager

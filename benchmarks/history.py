@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter, time_ns
 
-from benchmarks.bench import Bench, allocate, make_batch, set_up, steady
+from benchmarks.bench import Bench, allocate, make_batch, median_ratio, set_up, steady
+from benchmarks.callers import TURN, by_turn
 from benchmarks.table import Result
 from ledger.clock import Reading
 from ledger.snapshots import Snapshots
@@ -75,9 +76,9 @@ def history(bench: Bench) -> list[Result]:
     times: list[list[float]] = [[], []]
     writers = [Writer(SqliteLog.open(path), snapshots=Snapshots(path)) for path in paths]
     with steady():
-        for turn in range(bench.times(3_000)):
+        for turn in range(bench.times(30)):
             for which in (0, 1) if turn % 2 else (1, 0):
-                times[which].append(_one(writers[which].execute))
+                times[which] += [_one(writers[which].execute) for _ in range(TURN)]
     for writer in writers:
         writer.close()
     short, long = (median(each) * 1e6 for each in times)
@@ -85,7 +86,7 @@ def history(bench: Bench) -> list[Result]:
         Result(
             f"p50 with {events:,} events, beside {sizes[0]:,}",
             f"{long:.0f} µs; short log {short:.0f} µs",
-            long / short,
+            median_ratio(by_turn(times[1]), by_turn(times[0])),
             1.2,
             True,
         ),

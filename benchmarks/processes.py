@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import mean
 
@@ -16,13 +17,16 @@ from ledger.sqlite_log import SqliteLog
 from ledger.writer import Writer
 
 
-def _work(path: Path, number: int, start: float, seconds: float, counts: SimpleQueue[int]) -> None:
-    """Allocate as fast as it goes between two instants, and tell how often it went."""
+def _work(
+    path: Path, number: int, ready: Barrier, seconds: float, counts: SimpleQueue[int]
+) -> None:
+    """Allocate as fast as it goes for some seconds once all are ready; tell how often it went."""
     writer = Writer(SqliteLog.open(path))
     writer.read(lambda book, now: book.position)
-    time.sleep(max(0.0, start - time.monotonic()))
+    ready.wait()
     done = 0
-    while time.monotonic() < start + seconds:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         writer.execute(
             Allocate(
                 command_id=f"p{number}-{done}",
@@ -43,9 +47,9 @@ def _share(bench: Bench, processes: int) -> Result:
         pass
     context = multiprocessing.get_context("spawn")
     counts: SimpleQueue[int] = context.SimpleQueue()
-    start = time.monotonic() + 1.0 + 0.4 * processes
+    ready = context.Barrier(processes)
     workers = [
-        context.Process(target=_work, args=(path, number, start, seconds, counts))
+        context.Process(target=_work, args=(path, number, ready, seconds, counts))
         for number in range(processes)
     ]
     for worker in workers:

@@ -1,8 +1,9 @@
 """Leasebook: an event-sourced allocation ledger for fleets that share limited resources.
 
-``leasebook.open(where)`` gives a :class:`ResourceManager`; ``await leasebook.aopen(where)`` the same
-for asyncio. Everything else here is what they take, give and raise. Names are loaded when they are
-first used, so that importing this costs next to nothing.
+``leasebook.open(where)`` gives a :class:`ResourceManager`; ``await leasebook.aopen(where)``, or
+``async with leasebook.aopen(where) as book``, the same for asyncio. Everything else here is what they
+take, give and raise. Names are loaded when they are first used, so that importing this costs next to
+nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from leasebook.aio import AsyncResourceManager
     from leasebook.manager import ResourceManager
     from leasebook.values import (
@@ -119,11 +122,34 @@ def open(where: str | Path | None = None, **options: Any) -> ResourceManager:
     return ResourceManager(Ledger.open(where, **options))
 
 
-async def aopen(where: str | Path | None = None, **options: Any) -> AsyncResourceManager:
-    """As :func:`open`, for asyncio."""
-    from leasebook.guard import check_packages
+class _Opening:
+    """A ledger that is about to be opened: await it, or enter it with ``async with``."""
 
-    check_packages()
-    from leasebook.aio import AsyncResourceManager
+    def __init__(self, where: str | Path | None, options: dict[str, Any]) -> None:
+        self._where = where
+        self._options = options
+        self._opened: AsyncResourceManager | None = None
 
-    return await AsyncResourceManager.open(where, **options)
+    def __await__(self) -> Generator[Any, None, AsyncResourceManager]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> AsyncResourceManager:
+        self._opened = await self._open()
+        return await self._opened.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        if self._opened is not None:
+            await self._opened.__aexit__(*error)
+
+    async def _open(self) -> AsyncResourceManager:
+        from leasebook.guard import check_packages
+
+        check_packages()
+        from leasebook.aio import AsyncResourceManager
+
+        return await AsyncResourceManager.open(self._where, **self._options)
+
+
+def aopen(where: str | Path | None = None, **options: Any) -> _Opening:
+    """As :func:`open`, for asyncio: ``await aopen(…)``, or ``async with aopen(…) as book``."""
+    return _Opening(where, options)

@@ -42,17 +42,15 @@ def _run(argv: Sequence[str]) -> int:
 def _leave_at_once(code: int) -> None:
     """End without taking the interpreter apart, which takes as long as carrying a command out.
 
-    Not where something may count on an orderly end: a thread that still works, or processes that
-    :mod:`multiprocessing` looks after.
+    Nothing here counts on an orderly end of the interpreter but threads that still work. It also
+    keeps the code: after a Ctrl-C the interpreter may end by that signal, whatever code it is given.
     """
     threading = sys.modules.get("threading")
-    alone = threading is None or threading.active_count() == 1
-    if alone and "multiprocessing" not in sys.modules:
+    if threading is None or threading.active_count() == 1:
         # What could not be written was said already; there is nobody left to say it to.
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
         os._exit(code)
 
 

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from leasebook.calls import Call, Calls, new_command_id
-from leasebook.manager import RENEWALS_PER_TTL, Ledger
+from leasebook.manager import RENEWALS_PER_TTL, TRIES_PER_RENEWAL, Ledger
 from leasebook.mapping import duration_in
+from leasebook.probing import due_for, take_look
 from leasebook.questions import Questions
 from leasebook.values import (
     AllocationHandle,
@@ -40,6 +41,9 @@ def _call(
 ) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
     async def method(self: AsyncResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         call = build(self._calls, *args, **kwargs)
+        asked = due_for(self.ledger.writer, call.command)
+        if asked:
+            await asyncio.to_thread(take_look, self.ledger.writer, asked)
         return call.convert(await self.ledger.writer.execute_async(call.command))
 
     update_wrapper(method, build)
@@ -102,6 +106,7 @@ class AsyncResourceManager:
     cordon = _call(Calls.cordon)
     set_quota = _call(Calls.set_quota)
     set_policy = _call(Calls.set_policy)
+    observe = _call(Calls.observe)
     start_task = _call(Calls.start_task)
     finish_task = _call(Calls.finish_task)
     see_holder = _call(Calls.see_holder)
@@ -116,6 +121,7 @@ class AsyncResourceManager:
     story = _ask(Questions.story)
     verify = _ask(Questions.verify)
     redact = _ask(Questions.redact)
+    report = _ask(Questions.report)
     snapshot = _ask(Questions.snapshot)
 
     async def allocate(
@@ -202,8 +208,10 @@ class AsyncResourceManager:
                     await self.release(handle.id, token=handle.fencing_token, tenant=handle.tenant)
 
     async def _keep(self, handle: AllocationHandle, ttl: Duration) -> None:
+        pause_s = soon_s = (duration_in(ttl) or 1) / 1e9 / RENEWALS_PER_TTL
         while True:
-            await asyncio.sleep((duration_in(ttl) or 1) / 1e9 / RENEWALS_PER_TTL)
+            await asyncio.sleep(soon_s)
+            soon_s = pause_s
             try:
                 await self.renew(
                     handle.id, ttl=ttl, token=handle.fencing_token, tenant=handle.tenant
@@ -211,7 +219,7 @@ class AsyncResourceManager:
             except Refused:
                 return
             except LeasebookError:
-                continue
+                soon_s = pause_s / TRIES_PER_RENEWAL
 
     async def monitor(
         self, filters: MonitoringFilters | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from leasebook.mapping import allocate_in, duration_in, node_in, request_in
+from leasebook.policies import policy_in
 from leasebook.settings import default_holder
 from leasebook.values import (
     AllocationHandle,
@@ -401,6 +402,7 @@ class Calls:
         nodes: Mapping[str, Mapping[str, Any]] | Iterable[NodeSpec] | None = None,
         labels: Mapping[str, Mapping[str, str]] | None = None,
         kind: str = "managed",
+        consumable: bool = False,
         policy: Mapping[str, Any] | None = None,
         basis: str = "",
         command_id: str | None = None,
@@ -426,7 +428,8 @@ class Calls:
             pool=name,
             nodes=tuple(specs),
             kind=kind,
-            policy=dict(policy or {}),
+            consumable=consumable,
+            policy=policy_in(policy or {}),
             basis=basis,
         )
         return Call(command, self._receipt)
@@ -483,9 +486,13 @@ class Calls:
         tenant: str = "default",
         holder: str | None = None,
         pool: str | None = None,
+        cohort: str | None = None,
         command_id: str | None = None,
     ) -> Call[Receipt]:
-        """Limit what a tenant, or one holder of it, holds at once; empty limits lift it."""
+        """Limit what a tenant, or one holder of it, holds at once; empty limits lift it.
+
+        Tenants of one ``cohort`` lend each other what their quotas leave unused.
+        """
         base = parse_amounts(limits, allow_zero=True) if limits else {}
         command = c.SetQuota(
             command_id=_id_or_new(command_id),
@@ -493,14 +500,37 @@ class Calls:
             limits=base,
             holder=holder,
             pool=pool,
+            cohort=cohort,
+        )
+        return Call(command, self._receipt)
+
+    def observe(
+        self,
+        pool: str,
+        node: str,
+        outside: Mapping[str, int],
+        *,
+        basis: Mapping[str, str] | None = None,
+        command_id: str | None = None,
+    ) -> Call[Receipt]:
+        """Record what others use of a node without asking the ledger, in base units.
+
+        It is not handed out until a later look finds less. Raises Refused.
+        """
+        command = c.ObserveCapacity(
+            command_id=command_id or new_command_id(),
+            pool=pool,
+            node=node,
+            outside=dict(outside),
+            basis=dict(basis or {}),
         )
         return Call(command, self._receipt)
 
     def set_policy(
         self, pool: str, policy: Mapping[str, Any], *, command_id: str | None = None
     ) -> Call[Receipt]:
-        """Change settings of a pool's policy (see :class:`ledger.policy.Policy`). Raises Refused."""
-        command = c.SetPolicy(command_id=_id_or_new(command_id), pool=pool, policy=dict(policy))
+        """Change settings of a pool's policy (see :mod:`leasebook.policies`). Raises Refused."""
+        command = c.SetPolicy(command_id=_id_or_new(command_id), pool=pool, policy=policy_in(policy))
         return Call(command, self._receipt)
 
     # --- tasks, holders, usage -------------------------------------------------------------------

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from leasebook.calls import Call, Calls, new_command_id
+from leasebook.probing import look_before
 from leasebook.questions import Questions
 from leasebook.settings import ledger_path, which_ledger
 from leasebook.values import (
@@ -40,6 +41,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 RENEWALS_PER_TTL = 3
+TRIES_PER_RENEWAL = 5
 
 
 class Ledger:
@@ -99,6 +101,7 @@ def _call(
 ) -> Callable[Concatenate[ResourceManager, P], T]:
     def method(self: ResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         call = build(self._calls, *args, **kwargs)
+        look_before(self.ledger.writer, call.command)
         return call.convert(self.ledger.writer.execute(call.command))
 
     update_wrapper(method, build)
@@ -145,6 +148,7 @@ class ResourceManager:
     cordon = _call(Calls.cordon)
     set_quota = _call(Calls.set_quota)
     set_policy = _call(Calls.set_policy)
+    observe = _call(Calls.observe)
     start_task = _call(Calls.start_task)
     finish_task = _call(Calls.finish_task)
     see_holder = _call(Calls.see_holder)
@@ -161,6 +165,7 @@ class ResourceManager:
     events = _ask(Questions.events)
     verify = _ask(Questions.verify)
     redact = _ask(Questions.redact)
+    report = _ask(Questions.report)
     snapshot = _ask(Questions.snapshot)
 
     def allocate(
@@ -253,15 +258,16 @@ class ResourceManager:
     def _keep(self, handle: AllocationHandle, ttl: Duration, stop: threading.Event) -> None:
         from leasebook.mapping import duration_in
 
-        pause_s = (duration_in(ttl) or 1) / 1e9 / RENEWALS_PER_TTL
-        while not stop.wait(pause_s):
+        pause_s = soon_s = (duration_in(ttl) or 1) / 1e9 / RENEWALS_PER_TTL
+        while not stop.wait(soon_s):
+            soon_s = pause_s
             try:
                 handle.renew(ttl)
             except Refused:
                 return
             except LeasebookError:
-                # The disk may be back before the lease is over: that is what the other tries are for.
-                continue
+                # The disk may be back before the lease is over: tried again sooner, and so in time.
+                soon_s = pause_s / TRIES_PER_RENEWAL
 
     def monitor(self, filters: MonitoringFilters | None = None) -> Iterator[MetricsSnapshot]:
         """The fleet's state now and every ``interval_s`` from then on, without end."""

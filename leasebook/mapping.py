@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leasebook.policies import policy_out
 from leasebook.settings import DEFAULT_TTL_NS
 from leasebook.when import rfc3339
 from ledger.amounts import (
     check_name,
     format_amounts,
+    format_duration_s,
     parse_amounts,
     parse_demands,
     parse_duration_ns,
@@ -26,6 +28,8 @@ from ledger.identity import ProcessIdentity
 from ledger.nodes import Node
 from ledger.receipts import Receipt
 from ledger.requests import DEFAULT_PRIORITY, NodeSpec, Placement, Request
+from ledger.rules.capacity import free
+from ledger.rules.prospects import Prospect
 
 Json = dict[str, Any]
 
@@ -188,6 +192,19 @@ def refusal_out(body: Refused) -> Json:
     }
 
 
+def prospect_out(prospect: Prospect | None) -> Json:
+    """What can be told of a request that waits."""
+    if prospect is None:
+        return {"ahead": 0, "eta_s": None, "eta_basis": None, "shortfall": {}, "blockers": []}
+    return {
+        "ahead": prospect.ahead,
+        "eta_s": None if prospect.eta_ns is None else format_duration_s(prospect.eta_ns),
+        "eta_basis": prospect.basis,
+        "shortfall": {node: format_amounts(s) for node, s in prospect.shortfall.items()},
+        "blockers": [blocker_out(b) for b in prospect.blockers],
+    }
+
+
 def result_out(receipt: Receipt) -> Json:
     """A receipt as the contract shows a result."""
     if receipt.results:
@@ -213,15 +230,7 @@ def result_out(receipt: Receipt) -> Json:
             receipt.allocation, metadata=metadata, replayed=receipt.replayed
         )
     if receipt.outcome == "waiting":
-        body = None if receipt.event is None else receipt.event.body
-        shortfall = getattr(body, "shortfall", {})
-        out |= {
-            "ahead": receipt.ahead or 0,
-            "eta_s": None,
-            "eta_basis": None,
-            "shortfall": {node: format_amounts(short) for node, short in shortfall.items()},
-            "blockers": [],
-        }
+        out |= prospect_out(receipt.prospect)
     out["replayed"] = receipt.replayed
     return out
 
@@ -251,11 +260,14 @@ def node_out(node: Node) -> Json:
         "name": node.name,
         "capacity": format_amounts(node.capacity),
         "in_use": format_amounts(in_use),
-        "free": format_amounts({r: max(0, c - in_use[r]) for r, c in node.capacity.items()}),
+        "free": format_amounts({r: free(node, r) for r in node.capacity}),
         "labels": node.labels,
         "cordoned": node.cordoned,
         "base_units": {"capacity": dict(node.capacity), "in_use": in_use},
     }
+    if node.outside:
+        out["used_outside"] = format_amounts(node.outside)
+        out["used_outside_by"] = dict(node.outside_basis)
     over = {r: in_use[r] - c for r, c in node.capacity.items() if in_use[r] > c}
     if over:
         out["over_committed"] = format_amounts(over)
@@ -268,10 +280,12 @@ def pool_out(book: Book, pool: Pool, *, nodes: bool = True) -> Json:
     """A pool: totals, queue, and its nodes."""
     capacity: dict[str, int] = {}
     in_use: dict[str, int] = {}
+    left: dict[str, int] = {}
     for node in pool.space.nodes.values():
         for resource, amount in node.capacity.items():
             capacity[resource] = capacity.get(resource, 0) + amount
             in_use[resource] = in_use.get(resource, 0) + node.in_use.get(resource, 0)
+            left[resource] = left.get(resource, 0) + free(node, resource)
     out: Json = {
         "name": pool.name,
         "kind": pool.kind,
@@ -279,18 +293,12 @@ def pool_out(book: Book, pool: Pool, *, nodes: bool = True) -> Json:
         "closed": pool.closed,
         "capacity": format_amounts(capacity),
         "in_use": format_amounts(in_use),
-        "free": format_amounts({r: max(0, c - in_use[r]) for r, c in capacity.items()}),
+        "free": format_amounts(left),
         "base_units": {"capacity": capacity, "in_use": in_use},
         "waiting": len(pool.space.waiting),
-        "policy": {
-            "order": pool.policy.order,
-            "strategy": pool.policy.strategy,
-            "queue_limit": pool.policy.queue_limit,
-            "max_age_s": None
-            if pool.policy.max_age_ns is None
-            else pool.policy.max_age_ns / 1_000_000_000,
-            "max_priority": pool.policy.max_priority,
-        },
+        "refilled_at": rfc3339(pool.refilled_at) if pool.consumable else None,
+        "next_refill_at": rfc3339(pool.next_refill),
+        "policy": policy_out(pool.policy),
         "nodes_count": len(pool.space.nodes),
     }
     if nodes:

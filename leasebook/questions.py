@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from leasebook.manager import ResourceManager
 
 
+LIVE_STATES = ("waiting", "reserved", "active", "ending")
+"""The states of what is held or waits, in the order in which an allocation goes through them."""
+
+
 def _no_such(allocation: str) -> Refused:
     return Refused(
         f"there is no allocation {allocation[:40]!r}",
@@ -82,7 +86,16 @@ class Questions:
         tenant: str | None = None,
         state: str | None = None,
     ) -> Seq[AllocationHandle]:
-        """What is held or waits now, in order of request; each filter narrows it."""
+        """What is held or waits now, in order of request; each filter narrows it.
+
+        ``state``: waiting, reserved, active or ending. Raises InvalidInput for another; what has
+        ended is in the events.
+        """
+        if state is not None and state not in LIVE_STATES:
+            raise InvalidInput(
+                f"nothing that is held or waits has the state {str(state)[:40]!r}",
+                f"choose one of {', '.join(LIVE_STATES)}; what has ended is in the events",
+            )
         wanted = {"pool": pool, "holder": holder, "task": task, "tenant": tenant, "state": state}
         wanted = {name: value for name, value in wanted.items() if value is not None}
         found = self._writer.read(
@@ -128,6 +141,7 @@ class Questions:
                     "tenant": tenant,
                     "holder": holder,
                     "pool": pool,
+                    "cohort": None if holder else book.cohorts.get((tenant, pool)),
                     "limits": format_amounts(limits),
                     "held": format_amounts(
                         {r: held(book, tenant, holder, pool).get(r, 0) for r in limits}
@@ -233,6 +247,31 @@ class Questions:
             by=by or default_holder(),
         )
         return self._writer.execute(command)
+
+    def now_and_position(self) -> tuple[int, int]:
+        """Ledger time (ns UTC) and the last position."""
+        return self._writer.read(lambda book, now: (now, book.position))
+
+    def report(
+        self, name: str, *, by: str | None = None, since: int | None = None, until: int | None = None
+    ) -> Seq[dict[str, Any]]:
+        """The rows of a report: ``efficiency`` (by task) or ``compare`` (by strategy).
+
+        ``since`` and ``until`` bound the events (ns UTC). Raises InvalidInput for another name.
+        """
+        from reports.compare import compare
+        from reports.efficiency import efficiency_by
+
+        now, _ = self.now_and_position()
+        events = self.events(since=since, until=until)
+        try:
+            if name == "efficiency":
+                return [r.to_json() for r in efficiency_by(events, by or "task", now=now)]
+            if name == "compare":
+                return compare(events, by or "strategy", now=now)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from None
+        raise InvalidInput(f"there is no report {name[:40]!r}", "there are efficiency and compare")
 
     def snapshot(self, filters: MonitoringFilters | None = None) -> MetricsSnapshot:
         """The fleet at this moment."""

@@ -210,7 +210,9 @@ class AllocationResult:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """The outcome of a batch: ``granted`` (all), ``partial`` or ``refused``; one result per request.
+    """The outcome of a batch: ``granted``, ``waiting`` or ``refused`` (all), or ``partial``.
+
+    There is one result per request, in order.
 
     An atomic batch that was refused has one result: the request that stopped it.
     """

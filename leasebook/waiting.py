@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from leasebook.probing import look_for_waiting
 from ledger.book import Allocation, Book
 from ledger.errors import LedgerUnavailable
 from ledger.events import Event
@@ -44,6 +45,7 @@ class Waiter:
 
             with contextlib.suppress(LedgerUnavailable):
                 crash(self._writer)
+            look_for_waiting(self._writer)
         self._writer.settle()
         state = self._writer.present(allocation)
         due = self._writer.read(_due_in_s)

@@ -158,7 +158,7 @@ def _leave_line(space: Space, allocation: Allocation) -> None:
 def _note_request(pool: Pool, request: Request) -> None:
     """Every request's first outcome counts in the mix that fragmentation is told by."""
     if request.parent is None:
-        pool.mix.add(shape_of(request))
+        pool.mix.add(request)
 
 
 def note_refused(book: Book, event: Event, body: Refused) -> None:
@@ -181,6 +181,7 @@ def _settle_in(book: Book, space: Space, after: Allocation, event: Event) -> Non
             space.freed = True
     elif space.overtakers:
         space.overtakers.clear()
+    space.stands(after.id, [p.node for p in after.placements])
     if request.most is not None:
         space.elastic[after.id] = None
     if request.sticky is not None:
@@ -206,6 +207,7 @@ def _end_allocation(book: Book, before: Allocation, event: Event) -> None:
     if before.state in LIVE:
         _give_back(space, before.placements)
         _count(pool, before, before.amounts, -1)
+        space.leaves(before.id, [p.node for p in before.placements])
         space.elastic.pop(before.id, None)
         if before.granted_at is not None:
             _remember_habit(pool, before, event.at)

@@ -8,14 +8,16 @@ import orjson
 
 from ledger.log import Row
 
+EVENTS_PER_ITEM = 65
+"""An item is one row, and at most 64 more for what made room for it (see ``ledger.rules``)."""
+
 
 def refused_beside(effective: Sequence[Row]) -> tuple[int, int] | None:
     """The positions, first and last, between which a batch's refused items can lie.
 
     ``effective`` are the rows of the command that took effect, oldest first. None when the command
-    is no batch: then no refusal belongs to it. The items of a batch are contiguous within one
-    commit, and each refused item is one row, so ``"items"`` in the first row's data bounds how far
-    away they can be.
+    is no batch: then no refusal belongs to it. All rows of a batch are written within one commit, so
+    ``"items"`` in the first row's data bounds how far away the others can be.
     """
     if not effective or '"items"' not in effective[0].data:
         return None
@@ -25,4 +27,5 @@ def refused_beside(effective: Sequence[Row]) -> tuple[int, int] | None:
         return None
     first = effective[0]
     last = max(row.position for row in effective if row.recorded_at == first.recorded_at)
-    return first.position - items, last + items
+    reach = items * EVENTS_PER_ITEM
+    return first.position - reach, last + reach

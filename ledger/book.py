@@ -228,7 +228,7 @@ class Book:
         allocation = self.allocations.get(parent)
         if allocation is None or allocation.state != "active":
             return None
-        return Space(parent, {p.node: lending(p) for p in allocation.placements})
+        return Space(parent, {p.node: lending(p) for p in allocation.placements}, parent)
 
     def spaces(self) -> list[Space]:
         """Every space there is, pools first."""

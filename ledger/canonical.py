@@ -39,7 +39,10 @@ def checked_json(value: object) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:
-        raise BadJson(f"the value has no canonical JSON: {error}") from None
+        raise BadJson(
+            f"the value has no canonical JSON: {error}",
+            "use text in UTF-8, whole numbers within 64 bits, and keys that are text",
+        ) from None
 
 
 def loads(data: bytes | str) -> Any:

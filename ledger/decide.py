@@ -42,6 +42,7 @@ from ledger.rules.placement import Wish, seed_of
 from ledger.rules.validity import (
     MAX_BATCH,
     check_amounts,
+    check_basis,
     check_nodes,
     check_request,
 )
@@ -252,8 +253,10 @@ def _check_other(command: c.AnyCommand) -> None:
         check_amounts(command.amounts, least=0)
     elif isinstance(command, c.SetQuota) and command.limits:
         check_amounts(command.limits, least=0)
-    elif isinstance(command, c.ObserveCapacity) and command.outside:
-        check_amounts(command.outside, least=0)
+    elif isinstance(command, c.ObserveCapacity):
+        if command.outside:
+            check_amounts(command.outside, least=0)
+        check_basis(command.basis)
     elif isinstance(command, c.Release) and command.consumed is not None:
         check_amounts(command.consumed, least=0)
     elif isinstance(command, c.Targeted):

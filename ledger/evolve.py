@@ -127,9 +127,17 @@ def _set_policy(book: Book, pool: Pool, body: PolicySet) -> None:
     before = pool.policy
     pool.policy = pool.policy.changed(body.policy)
     if (before.order, before.ageing_ns) != (pool.policy.order, pool.policy.ageing_ns):
-        for space in book.spaces():
-            if space is pool.space or book.allocations[space.key].pool == pool.name:
-                _line_up_anew(book, space)
+        lent = [s for id_, s in book.lent.items() if book.allocations[id_].pool == pool.name]
+        for space in [pool.space, *lent]:
+            _line_up_anew(book, space)
+    if before.probe != "none" and (before.probe, before.probe_host) != (
+        pool.policy.probe,
+        pool.policy.probe_host,
+    ):
+        # Who saw it looks no more, so that it would stand for ever.
+        for node in list(pool.space.nodes.values()):
+            if node.outside:
+                pool.space.replace(node.seen(outside={}))
     pool.space.freed = True
     book.set_refill(pool)
 
@@ -160,7 +168,8 @@ def _refill(book: Book, pool: Pool, event: Event, body: Replenished) -> None:
 
 def _observe(pool: Pool, body: CapacityObserved) -> None:
     node = pool.space.nodes[body.node]
-    pool.space.replace(node.seen(outside=body.outside))
+    basis = {resource: text for resource, text in body.basis.items() if resource in body.outside}
+    pool.space.replace(node.seen(outside=body.outside, basis=basis))
     pool.space.freed = True
 
 
@@ -244,7 +253,9 @@ def evolve(book: Book, event: Event) -> None:
         case Adjusted() | Transferred() | Ending() | Reserved() | Confirmed():
             evolve_allocation(book, event)
         case Refused():
-            _remember_refusal(book, event, body)
+            # A count of repeats opens no new second: it stands for no refusal of its own.
+            if body.repeats_of is None:
+                _remember_refusal(book, event, body)
             note_refused(book, event, body)
         case UsageRecorded() | Redacted() | Corrected() | Shared():
             pass

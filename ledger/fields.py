@@ -64,7 +64,7 @@ def _allocation(a: Allocation) -> dict[str, Any]:
 
 
 def _node(node: Node) -> dict[str, Any]:
-    return {
+    plain = {
         "name": node.name,
         "capacity": node.capacity,
         "labels": node.labels,
@@ -73,6 +73,10 @@ def _node(node: Node) -> dict[str, Any]:
         "cordoned": node.cordoned,
         "outside": node.outside,
     }
+    if node.outside_basis:
+        # Left out where there is none, so that books without it have the digests they always had.
+        plain["outside_basis"] = node.outside_basis
+    return plain
 
 
 def _mix(mix: Mix) -> dict[str, Any]:
@@ -188,6 +192,7 @@ def _load_pool(name: str, plain: dict[str, Any]) -> Pool:
             n["cards_in_use"],
             n["cordoned"],
             n["outside"],
+            n.get("outside_basis", {}),
         )
     space = Space(name, nodes)
     space.overtakers = plain["overtakers"]
@@ -233,10 +238,12 @@ def _load_allocation(book: Book, plain: dict[str, Any]) -> None:
         space = _lend(book, a.request.parent)
         for placement in a.placements:
             space.replace(space.nodes[placement.node].plus(placement, 1))
+        space.stands(a.id, [p.node for p in a.placements])
         if a.request.most is not None:
             space.elastic[a.id] = None
         return
     pool = book.pools[a.pool]
+    pool.space.stands(a.id, [p.node for p in a.placements])
     if a.request.most is not None:
         pool.space.elastic[a.id] = None
     pool.holding.setdefault(a.tenant, set()).add(a.holder)

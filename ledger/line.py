@@ -34,7 +34,8 @@ class _Tenant:
 
     def candidates(self, tenant: str, share: Share, holding: set[str]) -> Iterator[str]:
         """Ids of holders that hold nothing, by arrival; then the others', by share and arrival."""
-        busy = [holder for holder in self.by_holder if holder in holding]
+        few, many = sorted((holding, self.by_holder.keys()), key=len)
+        busy = [holder for holder in few if holder in many]
         idle = len(self.order) - sum(len(self.by_holder[holder]) for holder in busy)
         if idle:
             for waiting_id, holder in self.order.items():
@@ -94,6 +95,21 @@ class Line:
             if not self._tenants[rank_]:
                 del self._tenants[rank_]
                 del self._ranks[bisect_left(self._ranks, rank_)]
+
+    def ahead(self, waiting_id: str) -> int:
+        """How many are served before this one: those of smaller rank, and who came earlier in its own.
+
+        Shares change from grant to grant, so within a rank this goes by arrival.
+        """
+        place = self._places.get(waiting_id)
+        if place is None:
+            return 0
+        earlier = self._ranks[: bisect_left(self._ranks, place[0])]
+        count = sum(len(t.order) for r in earlier for t in self._tenants[r].values())
+        position = int(waiting_id[1:])
+        for tenant in self._tenants[place[0]].values():
+            count += sum(1 for other in tenant.order if int(other[1:]) < position)
+        return count
 
     def candidates(self, share: Share, holding: dict[str, set[str]]) -> Iterator[str]:
         """Every waiting id, in order. The line must not change while this goes on.

@@ -22,32 +22,64 @@ def shape_of(request: Request) -> Shape:
 
 
 class Mix:
-    """Shapes of the last requests, counted. ``version`` changes whenever the counts do."""
+    """Shapes of the last requests, counted. ``version`` changes whenever the counts may have.
 
-    __slots__ = ("counts", "recent", "version")
+    Requests are kept as they came until somebody asks for the counts; from then on these are kept up
+    with each request. So a fold pays next to nothing for a mix that nobody uses.
+    """
+
+    __slots__ = ("_counts", "_recent", "version")
 
     def __init__(self) -> None:
-        self.recent: deque[Shape] = deque()
-        self.counts: dict[Shape, int] = {}
+        self._recent: deque[Request | Shape] = deque()
+        self._counts: dict[Shape, int] | None = None
         self.version = 0
 
-    def add(self, shape: Shape) -> None:
-        """Count one more request, and forget the oldest beyond the limit."""
-        self.recent.append(shape)
-        self.counts[shape] = self.counts.get(shape, 0) + 1
-        if len(self.recent) > REMEMBERED:
-            old = self.recent.popleft()
-            left = self.counts[old] - 1
-            if left:
-                self.counts[old] = left
-            else:
-                del self.counts[old]
+    @property
+    def counts(self) -> dict[Shape, int]:
+        """Shape → how often it was asked for among the recent requests."""
+        if self._counts is None:
+            self._counts = {}
+            for shape in self.recent:
+                self._counts[shape] = self._counts.get(shape, 0) + 1
+        return self._counts
+
+    @counts.setter
+    def counts(self, counts: dict[Shape, int]) -> None:
+        self._counts = counts
         self.version += 1
+
+    @property
+    def recent(self) -> list[Shape]:
+        """The shapes of the recent requests, the oldest first."""
+        return [_shape(each) for each in self._recent]
+
+    def add(self, asked: Request | Shape) -> None:
+        """Count one more request, and forget the oldest beyond the limit."""
+        recent, counts = self._recent, self._counts
+        recent.append(asked)
+        self.version += 1
+        old = recent.popleft() if len(recent) > REMEMBERED else None
+        if counts is None:
+            return
+        shape = _shape(asked)
+        counts[shape] = counts.get(shape, 0) + 1
+        if old is not None:
+            gone = _shape(old)
+            left = counts[gone] - 1
+            if left:
+                counts[gone] = left
+            else:
+                del counts[gone]
 
     def copy(self) -> Mix:
         """A mix of its own."""
         other = Mix()
-        other.recent = self.recent.copy()
-        other.counts = self.counts.copy()
+        other._recent = self._recent.copy()
+        other._counts = None if self._counts is None else self._counts.copy()
         other.version = self.version
         return other
+
+
+def _shape(asked: Request | Shape) -> Shape:
+    return shape_of(asked) if isinstance(asked, Request) else asked

@@ -5,12 +5,14 @@ from __future__ import annotations
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Devices, NodeSpec, Placement
 
 _NOTHING: Amounts = {}
+_UNSAID: dict[str, str] = {}
 
 
 class Node:
     """A place in a space: capacity, what is in use, and which cards. Replaced, never changed.
 
     ``outside`` is what others were seen to use of it without asking the ledger: it is not handed out.
+    ``outside_basis`` says for each of those resources whose it is and how that is known, in words.
     """
 
     __slots__ = (
@@ -22,6 +24,7 @@ class Node:
         "labels",
         "name",
         "outside",
+        "outside_basis",
     )
 
     def __init__(
@@ -34,6 +37,7 @@ class Node:
         cards_in_use: Devices,
         cordoned: bool = False,
         outside: Amounts = _NOTHING,
+        outside_basis: dict[str, str] = _UNSAID,
     ) -> None:
         self.name = name
         self.capacity = capacity
@@ -43,6 +47,7 @@ class Node:
         self.cards_in_use = cards_in_use
         self.cordoned = cordoned
         self.outside = outside
+        self.outside_basis = outside_basis
 
     def plus(self, placement: Placement, sign: int) -> Node:
         """This node with a placement taken (``sign`` 1) or given back (−1)."""
@@ -70,6 +75,7 @@ class Node:
             cards_in_use,
             self.cordoned,
             self.outside,
+            self.outside_basis,
         )
 
     def spending(self, amounts: Amounts, sign: int) -> Node:
@@ -88,10 +94,17 @@ class Node:
             self.cards_in_use,
             self.cordoned,
             self.outside,
+            self.outside_basis,
         )
 
-    def seen(self, *, cordoned: bool | None = None, outside: Amounts | None = None) -> Node:
-        """This node, cordoned or not, with other outside use."""
+    def seen(
+        self,
+        *,
+        cordoned: bool | None = None,
+        outside: Amounts | None = None,
+        basis: dict[str, str] | None = None,
+    ) -> Node:
+        """This node, cordoned or not, with other outside use; ``basis`` goes with ``outside``."""
         return Node(
             self.name,
             self.capacity,
@@ -101,6 +114,7 @@ class Node:
             self.cards_in_use,
             self.cordoned if cordoned is None else cordoned,
             self.outside if outside is None else outside,
+            self.outside_basis if outside is None else basis or _UNSAID,
         )
 
     def empty(self) -> Node:

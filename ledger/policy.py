@@ -20,6 +20,7 @@ STRATEGIES = (
 PREEMPTIONS = ("never", "lower_priority")
 DUPLICATES = ("allow", "report", "refuse", "answer")
 REFILLS = ("reset", "add")
+PROBES = ("none", "host", "ports")
 MINUTE_NS = 60 * 1_000_000_000
 
 
@@ -35,6 +36,8 @@ class Policy:
     Tenure: ``max_age_ns``, the longest that an allocation bound by a ttl is held however often it is
     renewed (None: no limit); ``max_priority``; ``preemption`` and ``grace_ns``; ``duplicates``, what
     happens to a second live request of the same holder, task and need.
+    Unmanaged use: ``probe`` says what is looked at on ``probe_host`` to find what others use there
+    outside the ledger.
     Budgets (consumable pools): ``refill`` every ``refill_every_ns`` since ``refill_from`` (None: since
     the pool was opened); ``refill_amounts`` is what ``add`` adds.
     """
@@ -53,6 +56,8 @@ class Policy:
     preemption: str = "never"
     grace_ns: int = 30_000_000_000
     duplicates: str = "allow"
+    probe: str = "none"
+    probe_host: str | None = None
     refill: str | None = None
     refill_every_ns: int | None = None
     refill_from: int | None = None
@@ -72,6 +77,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "max_priority": PRIORITIES,
     "preemption": PREEMPTIONS,
     "duplicates": DUPLICATES,
+    "probe": PROBES,
     "refill": (*REFILLS, None),
 }
 _RANGES: dict[str, tuple[int, int]] = {
@@ -125,6 +131,8 @@ def _contradiction(policy: Policy) -> str | None:
         return "policy rollout_permille needs a rollout_strategy to send requests through"
     if (policy.refill is None) != (policy.refill_every_ns is None):
         return "policy refill and refill_every_ns go together: how it is refilled, and how often"
+    if policy.probe != "none" and policy.probe_host is None:
+        return "policy probe needs a probe_host: the machine that is looked at"
     if policy.refill == "add" and policy.refill_amounts is None:
         return "policy refill 'add' needs refill_amounts: how much is added each time"
     return None

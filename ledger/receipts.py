@@ -9,6 +9,7 @@ from ledger.book import Allocation
 from ledger.errors import Reason
 from ledger.events import Event, Refused
 from ledger.quick import dataclass
+from ledger.rules.prospects import Prospect
 
 Present = Callable[[str], Allocation | None]
 """Allocation id → its present state, ended ones included; None where there is none."""
@@ -18,10 +19,12 @@ Present = Callable[[str], Allocation | None]
 class Receipt:
     """The outcome of one command (design, rule 4).
 
-    ``outcome`` is ``granted``, ``waiting`` or ``refused`` for a request; ``partial`` too for a batch;
+    ``outcome`` is ``granted``, ``waiting`` or ``refused`` for a request; for a batch it is what all of
+    its items came to, or ``partial``;
     the type of its event for every other command (``released``, ``renewed``, …), and ``unchanged``
     where all was so already. ``allocation`` is the present state, ``event`` the fact itself.
-    ``positions`` are those of the command's own events. ``ahead`` counts who waits before it.
+    ``positions`` are those of the command's own events. ``prospect`` is what can be told of a
+    request that waits.
     """
 
     outcome: str
@@ -31,9 +34,14 @@ class Receipt:
     reason: Reason | None = None
     message: str = ""
     hint: str = ""
-    ahead: int | None = None
+    prospect: Prospect | None = None
     replayed: bool = False
     results: tuple[Receipt, ...] = ()
+
+    @property
+    def ahead(self) -> int | None:
+        """How many are served before it, where it waits."""
+        return None if self.prospect is None else self.prospect.ahead
 
     @property
     def refusal(self) -> Refused | None:
@@ -76,9 +84,7 @@ def receipt_for(
     if batch:
         results = tuple(_single(event, present, replayed) for event in own)
         outcomes = {result.outcome for result in results}
-        outcome = "granted" if outcomes == {"granted"} else "partial"
-        if outcomes == {"refused"}:
-            outcome = "refused"
+        outcome = outcomes.pop() if len(outcomes) == 1 else "partial"
         positions = tuple(p for result in results for p in result.positions)
         return Receipt(outcome, positions, replayed=replayed, results=results)
     if not own:

@@ -21,6 +21,9 @@ from ledger.sqlite_driver import sqlite3
 KEPT = 64
 """How many snapshots are kept: the newest, and thinned-out older ones for time travel."""
 
+PATIENCE_S = 0.1
+"""How long saving waits for whoever writes views at that moment: callers wait for it too."""
+
 _TABLE = """
 CREATE TABLE IF NOT EXISTS snapshots (
     position INTEGER PRIMARY KEY,
@@ -43,7 +46,7 @@ class Snapshots:
             return None
         if not self.path.exists():
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(str(self.path), timeout=1.0, isolation_level=None)
+        connection = sqlite3.connect(str(self.path), timeout=PATIENCE_S, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = OFF")
         if create:
@@ -68,19 +71,30 @@ class Snapshots:
             if connection is None:
                 return None
             with contextlib.closing(connection):
-                rows = connection.execute(
-                    "SELECT position, hash, book FROM snapshots WHERE position <= ?"
-                    " AND fields = ? ORDER BY position DESC LIMIT 4",
+                kept = connection.execute(
+                    "SELECT position, hash FROM snapshots WHERE position <= ? AND fields = ?"
+                    " ORDER BY position DESC",
                     (2**62 if upto is None else upto, FIELDS),
-                )
-                for position, hash_, data in rows:
+                ).fetchall()
+                for position, hash_ in kept:
                     head = known(position)
                     if head is None or head.hash != hash_:
                         continue
-                    if proof is not None and proof(position) != sha256(data).hexdigest():
-                        continue
-                    return load(data)
+                    book = self._load(connection, position, proof)
+                    if book is not None:
+                        return book
         return None
+
+    @staticmethod
+    def _load(
+        connection: Any, position: int, proof: Callable[[int], str | None] | None
+    ) -> Book | None:
+        ((data,),) = connection.execute(
+            "SELECT book FROM snapshots WHERE position = ?", (position,)
+        )
+        if proof is not None and proof(position) != sha256(data).hexdigest():
+            return None
+        return load(data)
 
     def save(self, head: Head, data: bytes) -> None:
         """Keep a book that :func:`ledger.fields.dump` wrote at ``head``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections.abc import Iterable
 
 from ledger.line import Line
 from ledger.nodes import Node
@@ -27,14 +28,15 @@ _NO_LINE = _NoLine()
 
 
 class Space:
-    """Somewhere to place: a pool's nodes, or what an allocation lends to those drawn on it.
+    """Somewhere to place: a pool's nodes, or what an allocation (``parent``) lends.
 
-    ``waiting`` keeps arrival order, ``line`` the order of service. ``overtakers`` are the positions of
-    requests that were granted while an earlier one waited. ``claims`` maps a node to the waiting
-    request that it is kept for, ``gangs`` a first member to
-    all that wait with it. ``elastic`` are allocations that may grow and shrink. ``freed`` says
-    that something may be granted now. ``changed`` are nodes that were replaced, for whoever caches
-    something about nodes; it starts anew with another ``generation``.
+    ``waiting`` keeps arrival order, ``line`` the order of service. ``overtakers`` are the positions
+    of requests that were granted while an earlier one waited. ``claims`` maps a node to the waiting
+    request that it is kept for, ``gangs`` a first member to all that wait with it, ``standing`` a
+    node to the allocations on it. ``elastic`` are allocations that may grow and shrink. ``freed``
+    says that something may be granted now. ``changed`` are nodes that were replaced, for whoever
+    caches something about nodes; it starts anew with another ``generation``. An ``overlay`` shows
+    what stands in the space it was made from.
     """
 
     __slots__ = (
@@ -47,14 +49,20 @@ class Space:
         "key",
         "line",
         "nodes",
+        "overlay",
         "overtakers",
+        "parent",
         "shapes",
+        "standing",
         "totals",
         "waiting",
     )
 
-    def __init__(self, key: str, nodes: dict[str, Node]) -> None:
+    def __init__(self, key: str, nodes: dict[str, Node], parent: str | None = None) -> None:
         self.key = key
+        self.parent = parent
+        self.overlay = False
+        self.standing: dict[str, dict[str, None]] = {}
         self.nodes = nodes
         self.waiting: dict[str, None] = {}
         self.line = Line()
@@ -84,6 +92,21 @@ class Space:
         self.nodes[node.name] = node
         self.changed.append(node.name)
 
+    def stands(self, allocation: str, nodes: Iterable[str]) -> None:
+        """An allocation stands on these nodes from here on."""
+        if not self.overlay:
+            for node in nodes:
+                self.standing.setdefault(node, {})[allocation] = None
+
+    def leaves(self, allocation: str, nodes: Iterable[str]) -> None:
+        """An allocation stands on these nodes no more."""
+        if not self.overlay:
+            for node in nodes:
+                there = self.standing[node]
+                del there[allocation]
+                if not there:
+                    del self.standing[node]
+
     def overtaken(self, position: int) -> int:
         """How many requests that came after the one at ``position`` were granted while it waited."""
         return len(self.overtakers) - bisect_right(self.overtakers, position)
@@ -102,6 +125,9 @@ class Space:
         """A copy that can be changed without changing this. It keeps no order of service."""
         copy = Space.__new__(Space)
         copy.key = self.key
+        copy.parent = self.parent
+        copy.overlay = True
+        copy.standing = self.standing
         copy.nodes = self.nodes.copy()
         copy.waiting = self.waiting.copy()
         copy.line = _NO_LINE

@@ -27,9 +27,19 @@ WIPE_PATIENCE_MS = 1_000
 class Connections:
     """The files of one log in one process. ``writable`` is false when the log may only be read."""
 
-    def __init__(self, path: Path, gate: Gate, *, writable: bool, patience_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        gate: Gate,
+        *,
+        found: os.stat_result,
+        writable: bool,
+        patience_s: float,
+    ) -> None:
+        """``found`` is the stat of the file that was opened; it must stay the one at ``path``."""
         self.path = path
         self.gate = gate
+        self._identity = (found.st_dev, found.st_ino)
         self.writable = writable
         self.patience_s = patience_s
         self.erasure_pending = False
@@ -44,6 +54,7 @@ class Connections:
 
         Raises: what :func:`~ledger.sqlite_driver.translate` makes of the driver's errors.
         """
+        self.require_in_place()
         try:
             with self._read_lock:
                 return (self._reader or self._connect_reader()).execute(sql, parameters).fetchall()
@@ -58,6 +69,7 @@ class Connections:
         Raises: the driver's ``OperationalError`` for what goes wrong with the target.
         """
         self.require_usable()
+        self.require_in_place()
         immutable = needs_immutable(self.path)
         with translated(self.path):
             source = connect(
@@ -95,6 +107,26 @@ class Connections:
         """Raise :class:`~ledger.errors.LedgerUnavailable` after a close or a fork inside a call."""
         if self._unusable:
             raise LedgerUnavailable(self._unusable, "open the ledger again")
+
+    def require_in_place(self) -> None:
+        """Raise :class:`~ledger.errors.LedgerUnavailable` where the file is no longer at its path.
+
+        SQLite would go on with a file that was deleted or replaced, and what it acknowledged would
+        be nowhere, while everybody else used another ledger under the same name.
+        """
+        try:
+            found = os.stat(self.path)
+            if (found.st_dev, found.st_ino) == self._identity:
+                return
+            what = "was replaced by another file"
+        except (FileNotFoundError, NotADirectoryError):
+            what = "was deleted or moved"
+        except OSError as error:
+            what = f"cannot be reached any more ({error.strerror})"
+        raise LedgerUnavailable(
+            f"{self.path} {what} while it was open; nothing was recorded",
+            "put the file back, or open the ledger again",
+        )
 
     def wipe(self) -> None:
         """Move the write-ahead log into the file and cut it, so that no erased byte stays there."""

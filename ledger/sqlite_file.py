@@ -33,6 +33,12 @@ def locate(path: str | os.PathLike[str]) -> tuple[Path, os.stat_result | None]:
     """
     real = Path(os.path.realpath(path))
     try:
+        os.fspath(real).encode()
+    except UnicodeEncodeError:
+        raise NotALedger(
+            f"{os.fspath(real)!a} is no name for a ledger: it is not UTF-8", "choose another name"
+        ) from None
+    try:
         found = real.stat()
         if not stat.S_ISREG(found.st_mode):
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no ordinary file"

@@ -6,6 +6,8 @@ that has it. SQL here is storage format: a change to it is a new format and a ne
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import closing
 from datetime import UTC, datetime
 
 from ledger.log import COLUMNS
@@ -117,3 +119,26 @@ def create(connection: sqlite3.Connection) -> None:
     )
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+DESCRIBE = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+"""Everything that a database's schema holds, as :func:`faults` takes it."""
+
+
+def faults(found: Iterable[tuple[str, str, str]]) -> list[str]:
+    """What is wrong with the schema of a ledger of :data:`FORMAT`; empty when nothing is.
+
+    What others have added is let be, except triggers: those could change what is written.
+    """
+    present = {(kind, name): sql for kind, name, sql in found}
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for statement in STATEMENTS:
+            connection.execute(statement)
+        wanted = {(kind, name): sql for kind, name, sql in connection.execute(DESCRIBE)}
+    said = [
+        f"{kind} {name} is {'missing' if (kind, name) not in present else 'another one'}"
+        for (kind, name), sql in wanted.items()
+        if present.get((kind, name)) != sql
+    ]
+    foreign = [key for key in present if key[0] == "trigger" and key not in wanted]
+    return said + [f"trigger {name} is not Leasebook's" for _, name in foreign]

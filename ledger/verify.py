@@ -65,6 +65,9 @@ def verify(log: Log, *, notes: Iterable[tuple[int, bytes]] = ()) -> VerifyResult
     return _Check(log, notes).run()
 
 
+BEFORE_ALL = -(2**63) - 1
+"""Below every position that a store could hold, also those where no event can be."""
+
 SINGLE_STEPS_MAX = 10_000
 """How many rows are read one at a time to find the exact place of a damage."""
 
@@ -109,7 +112,9 @@ class _Check:
             self._seek_proofs(rows, fault.hash)
             return self._bad(fault)
         except LedgerCorrupt as error:
-            return self._bad(_Fault(error.position or self._position + 1, error.message))
+            position = error.position or self._position + 1
+            self._seek_proofs(self._log.read(position), None)
+            return self._bad(_Fault(position, error.message))
         if self._unproven:
             return self._bad(None)
         return VerifyResult(True, self._position, self._hash, None, self._redacted, "")
@@ -117,6 +122,9 @@ class _Check:
     def _go_forward(self, rows: Iterator[Row]) -> None:
         last, noted = GENESIS, self._noted
         for position, row in enumerate(rows, 1):
+            if row[0] < position:
+                reason = f"a row lies at position {row[0]}, where no event can be"
+                raise _Fault(position, reason, row[14])
             if row[0] != position:
                 raise _Fault(position, f"event {position} is missing; {row[0]} follows", row[14])
             digest = row[13]
@@ -173,12 +181,16 @@ class _Check:
                     if bare.type == "redacted":
                         sound.append(bare)
 
-    def _seek_proofs(self, rows: Iterator[Row], last: bytes) -> None:
-        """Look beyond a fault for the redactions of rows before it, so as not to blame those."""
+    def _seek_proofs(self, rows: Iterator[Row], last: bytes | None) -> None:
+        """Look beyond a fault for the redactions of rows before it, so as not to blame those.
+
+        ``last`` is the hash stored at the fault, None where that cannot be read.
+        """
         try:
             for row in rows if self._unproven else ():
                 whole = _digest(row, NO_METADATA) == row.digest
-                if whole and row.type == "redacted" and link(last, row.digest) == row.hash:
+                follows = last is not None and link(last, row.digest) == row.hash
+                if whole and follows and row.type == "redacted":
                     self._believe(row)
                 last = row.hash
         except (LedgerCorrupt, *_MISFITS):
@@ -228,7 +240,7 @@ def _rows(log: Log) -> Iterator[Row]:
     """All rows; before a damaged place one at a time, so that its position is known."""
     after = 0
     try:
-        for row in log.read():
+        for row in log.read(BEFORE_ALL):
             yield row
             after = row[0]
     except LedgerCorrupt as error:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Imported where it is used: most processes neither ring nor listen, and should start fast.
+    import socket
 
 _DATAGRAM = b"!"
 
@@ -55,6 +59,10 @@ class Bell:
             names = os.listdir(self.directory)
         except OSError:
             return
+        if not names:
+            return
+        import socket
+
         own = None if self._path is None else self._path.name
         with (
             contextlib.suppress(OSError),
@@ -82,6 +90,8 @@ class Bell:
         with self._lock:
             if self._socket is not None:
                 return
+            import socket
+
             with contextlib.suppress(OSError):
                 self.directory.mkdir(mode=0o700, exist_ok=True)
                 receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -110,6 +120,8 @@ class Bell:
             receiver, path = self._socket, self._path
             self._socket = self._path = None
         if receiver is not None:
+            import socket
+
             with contextlib.suppress(OSError):
                 receiver.shutdown(socket.SHUT_RDWR)
             receiver.close()

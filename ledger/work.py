@@ -24,6 +24,7 @@ from ledger.commands import (
     ExtendTime,
     JoinNode,
     LeaveNode,
+    ObserveCapacity,
     OpenLedger,
     OpenPool,
     RaiseAlert,
@@ -42,6 +43,7 @@ from ledger.fields import dump
 from ledger.group import Ticket
 from ledger.log import Head, NoteKeeper, Transaction
 from ledger.receipts import Receipt, fold_allocation, receipt_for
+from ledger.rules.prospects import prospect
 from ledger.step import Step, is_due, settle_due, take_step
 
 Repeats = dict[int, tuple[Event, int]]
@@ -57,6 +59,7 @@ _LEDGER_WIDE = frozenset(
         JoinNode,
         LeaveNode,
         CordonNode,
+        ObserveCapacity,
         SetPolicy,
         RaiseAlert,
         ClearAlert,
@@ -253,22 +256,17 @@ class Work:
         return receipt_for(step.own, lambda _: live, batch=batch)
 
     def _with_place(self, receipt: Receipt) -> Receipt:
-        """The receipt, saying of what waits how many wait before it."""
+        """The receipt, with the prospects of what waits."""
         if receipt.outcome != "waiting" and not any(
             r.outcome == "waiting" for r in receipt.results
         ):
             return receipt
-        places: dict[str, dict[str, int]] = {}
 
         def placed(one: Receipt) -> Receipt:
             waiting = one.allocation
             if one.outcome != "waiting" or waiting is None:
                 return one
-            space = self.book.space_of(waiting.pool, waiting.request.parent)
-            assert space is not None
-            if space.key not in places:
-                places[space.key] = {id_: place for place, id_ in enumerate(space.waiting)}
-            return replace(one, ahead=places[space.key][waiting.id])
+            return replace(one, prospect=prospect(self.book, waiting, self._now))
 
         return replace(placed(receipt), results=tuple(map(placed, receipt.results)))
 
@@ -289,12 +287,13 @@ class Work:
         effect = next((event for event in events if event.type != "refused"), None)
         if effect is None or effect.cause is None or effect.cause.item is None:
             return events
-        # A batch's events stand side by side, in the order of its items. What else there is under
-        # its id are refusals of an earlier try, which had no effect.
-        start = effect.position - effect.cause.item
-        return [
-            e for e in events if e.cause is not None and e.position == start + (e.cause.item or 0)
-        ]
+        # What else there is under its id are refusals of an earlier try, which had no effect: of
+        # each item, the last word within the commit counts.
+        last: dict[int | None, Event] = {}
+        for event in events:
+            if event.cause is not None and event.recorded_at == effect.recorded_at:
+                last[event.cause.item] = event
+        return [last[item] for item in sorted(last, key=lambda i: -1 if i is None else i)]
 
     def _replay(self, command: AnyCommand, first: list[Event], batch: bool) -> Receipt:
         cause = first[0].cause

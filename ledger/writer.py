@@ -22,7 +22,7 @@ from ledger.codec import UnknownEvent, from_row
 from ledger.commands import AnyCommand, OpenLedger
 from ledger.errors import LeasebookError, LedgerCorrupt, LedgerReadOnly, LedgerUnavailable
 from ledger.events import Checkpointed, Event
-from ledger.evolve import evolve
+from ledger.fold import fold
 from ledger.group import Group, Ticket
 from ledger.log import EMPTY, Head, Log, Row
 from ledger.receipts import Receipt, fold_allocation
@@ -97,6 +97,13 @@ class Writer:
         with self._lock:
             book, now, _ = self._as_of_now()
             return question(book, now)
+
+    def glance(self) -> Book | None:
+        """The book as this process knows it, without waiting for a commit under way; or None.
+
+        It may be behind the log, and changes under the reader's hands: only for looking one thing up.
+        """
+        return self._book
 
     def present(self, allocation: str) -> Allocation | None:
         """An allocation's present state, ended ones included; None where there is none.
@@ -205,9 +212,9 @@ class Writer:
             if not book.position:
                 self._hash = EMPTY.hash
         self._book = None
-        for row in read(book.position):
-            evolve(book, from_row(row))
-            self._hash = row.hash
+        last = fold(book, read(book.position))
+        if last is not None:
+            self._hash = last.hash
         self._book = book
         return book
 
@@ -216,7 +223,9 @@ class Writer:
     def _commit(self, tickets: list[Ticket], flush: bool = False) -> None:
         """Settle a batch of tickets in as many transactions as what is due takes, mostly one."""
         if self.log.read_only_reason is not None:
-            raise LedgerReadOnly(self.log.read_only_reason)
+            raise LedgerReadOnly(
+                self.log.read_only_reason, "it can be read all the same; write to another ledger"
+            )
         done = False
         while not done:
             work: Work | None = None
@@ -288,7 +297,9 @@ def _after_fork_in_child() -> None:
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
-_NEWS = frozenset({"withdrawn", "ending", "expired", "reclaimed", "released", "adjusted"})
+_NEWS = frozenset(
+    {"withdrawn", "ending", "expired", "reclaimed", "released", "adjusted", "transferred"}
+)
 
 
 def _is_news(event: Event) -> bool:

@@ -62,7 +62,8 @@ def amounts_text(amounts: Amounts) -> str:
 
 
 def _seconds(ns: int) -> str:
-    return f"{ns / 1e9:.3g} s"
+    seconds = ns / 1e9
+    return f"{seconds:.3g} s" if seconds < 999 else f"{seconds:.0f} s"
 
 
 def _where(placements: Sequence[Placement]) -> str:

@@ -232,7 +232,8 @@ def measure(use: Use, *, now: int, key: Mapping[str, str | None] | None = None) 
     if use.granted_at is not None:
         row.allocations = 1
         row.held_ns = use.held_ns(now)
-        row.wait_ns = max(0, use.granted_at - (use.requested_at or use.granted_at))
+        if use.requested_at is not None:
+            row.wait_ns = max(0, use.granted_at - use.requested_at)
         for length, amounts in use.pieces(use.granted_at, now):
             _add(row.granted_base_ns, {r: a * length for r, a in amounts.items()})
         if use.time_limit_ns:

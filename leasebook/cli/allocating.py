@@ -41,7 +41,7 @@ RESERVED_FOR = "60s"
     help=f"Keep a place (for --wait, else {ENQUEUED_FOR}) and return at once; exit code 7.",
 )
 @click.option("--priority", metavar="P", default="normal", help="low, normal, high or critical.")
-@click.option("--strategy", metavar="S", help="first_fit or best_fit; else the pool's.")
+@click.option("--strategy", metavar="S", help="Such as first_fit or best_fit; else the pool's.")
 @click.option("--select", multiple=True, metavar="LABEL=VALUE", help="Only on nodes so labelled.")
 @click.option("--spread", type=int, metavar="N", help="Spread over so many nodes.")
 @click.option("--sticky", metavar="KEY", help="Prefer the node that this key was on before.")
@@ -98,6 +98,10 @@ def allocate_command(
         receipt = room.receipt(call)
         result = call.convert(receipt).to_json()
         if result["outcome"] == "waiting" and not enqueue:
+            if not session.json:
+                from leasebook.cli.text import waiting_text
+
+                session.note(waiting_text(result))
             result = _wait(room, result)
         return _answer(session, result, printed)
 
@@ -157,8 +161,7 @@ def _result_of_wait(
     shown = handle.to_json()
     out: dict[str, Any] = {"outcome": "granted", "positions": positions, "allocation": shown}
     if handle.state == "waiting":
-        out |= {"outcome": "waiting", "eta_s": None, "eta_basis": None, "shortfall": {}}
-        out |= {"ahead": _ahead(room, name, handle.pool), "blockers": []}
+        out |= {"outcome": "waiting", **_prospect(room, name)}
     elif handle.state == "ended" and not handle.fencing_token:
         reason = "wait_timed_out" if handle.ended_by == "timed_out" else "already_ended"
         out |= {
@@ -174,13 +177,16 @@ def _result_of_wait(
     return out | {"replayed": False}
 
 
-def _ahead(room: Room, name: str, pool: str) -> int:
-    def count(book: Any, now: int) -> int:
-        found = book.pools.get(pool)
-        waiting = [] if found is None else list(found.space.waiting)
-        return waiting.index(name) if name in waiting else 0
+def _prospect(room: Room, waiting: str) -> dict[str, Any]:
+    """What can be told of a request that still waits."""
+    from leasebook.mapping import prospect_out
+    from ledger.rules.prospects import prospect
 
-    return room.ledger.writer.read(count)
+    def look(book: Any, now: int) -> Any:
+        present = book.allocations.get(waiting)
+        return None if present is None else prospect(book, present, now)
+
+    return prospect_out(room.ledger.writer.read(look))
 
 
 def _answer(session: Session, result: dict[str, Any], printed: str | None) -> int:

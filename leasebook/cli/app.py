@@ -45,6 +45,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "who": ("looking", "Whose is this process, port or card?"),
     "task": ("tasks", "Say when a task begins and ends."),
     "run": ("running", "Hold while a command runs, and measure what it uses."),
+    "report": ("reporting", "What was used of what was granted, and how strategies compare."),
     "events": ("record", "The log's events."),
     "verify": ("record", "Prove that the log is whole and unchanged."),
     "checkpoint": ("record", "Sign the log's head, to be kept elsewhere."),

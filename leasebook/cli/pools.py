@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,9 @@ from leasebook.cli.nodes import checked, host_amounts, nodes_in, read_nodes
 from leasebook.cli.options import VerbGroup, amounts_in, command_id, pairs_in, session_of
 from leasebook.cli.session import Session
 from ledger.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from ledger.requests import NodeSpec
 
 pool_command = VerbGroup("pool", help="Pools: named capacities made of nodes.")
 
@@ -33,16 +36,18 @@ pool_command = VerbGroup("pool", help="Pools: named capacities made of nodes.")
 @click.option(
     "--host",
     is_flag=True,
-    help="The size of this machine, 10 % kept free; amounts given replace its own.",
+    help="The size of this machine, 10 % kept free; amounts given replace its own. What others use"
+    " of it is not handed out (off with --policy probe=none).",
 )
 @click.option(
     "--label", multiple=True, metavar="NAME=VALUE", help="A label of the pool's one node."
 )
 @click.option("--observed", is_flag=True, help="Only record what happens elsewhere.")
 @click.option("--policy", multiple=True, metavar="NAME=VALUE", help="As in `leasebook policy set`.")
-@click.option("--consumable", is_flag=True, help="Not there yet.")
-@click.option("--every", metavar="TIME", help="Not there yet.")
-@click.option("--refill", metavar="HOW", help="Not there yet.")
+@click.option("--consumable", is_flag=True, help="A budget: what is consumed is gone.")
+@click.option("--every", metavar="TIME", help="With --consumable: how often it is refilled.")
+@click.option("--refill", metavar="reset|add", help="Refill by reset (default) or by adding.")
+@click.option("--add", multiple=True, metavar="RESOURCE=AMOUNT", help="What --refill add adds.")
 @command_id
 @click.pass_context
 def open_(
@@ -56,20 +61,23 @@ def open_(
     label: tuple[str, ...],
     observed: bool,
     policy: tuple[str, ...],
+    consumable: bool,
+    every: str | None,
+    refill: str | None,
+    add: tuple[str, ...],
     command_id: str | None,
-    **unbuilt: Any,
 ) -> None:
     """Open pool NAME, and the ledger where there is none yet.
 
     Give amounts for one node of the pool's name, or nodes.
     """
     session = session_of(ctx)
-    if any(unbuilt.values()):
-        raise click.UsageError("consumable pools are not there yet: open a reusable one", ctx)
+    if (every or refill or add) and not consumable:
+        raise click.UsageError("--every, --refill and --add go with --consumable", ctx)
+    if (refill or add) and not every:
+        raise click.UsageError("--refill and --add go with --every", ctx)
     if (nodes or file) and (amounts or host or label):
         raise click.UsageError("give amounts (or --host) or nodes, not both", ctx)
-    from leasebook.cli.rules import policy_in
-
     many = nodes_in(nodes)
     if file:
         read_nodes(file, many)
@@ -79,12 +87,19 @@ def open_(
         given = amounts_in(amounts) if amounts or not host else {}
         many.add(name, {**size, **given}, pairs_in("--label", label))
     specs = checked(name, many)
-    settings = policy_in(policy)
+    settings: dict[str, Any] = dict(pairs_in("--policy", policy))
+    if "probe" not in settings and not (observed or consumable):
+        settings |= _probe_for(specs, host)
+    if every:
+        settings |= {"refill": refill or ("add" if add else "reset"), "refill_every": every}
+    if add:
+        settings["refill_amounts"] = amounts_in(add)
     with session.open(create=True) as room:
         call = room.calls.open_pool(
             name,
             nodes=specs,
             kind="observed" if observed else "managed",
+            consumable=consumable,
             policy=settings,
             basis=basis,
             command_id=command_id,
@@ -93,6 +108,16 @@ def open_(
         _answer(session, room.ask.pool(name), "opened", receipt, basis)
         if not session.json:
             session.note(f"the ledger is {room.ledger.path}")
+
+
+def _probe_for(specs: list[NodeSpec], host: bool) -> dict[str, str]:
+    """What is looked at where nobody says: this machine for what it is sized by, and ports."""
+    from scheduler.probes.ports import is_port
+
+    if host:
+        return {"probe": "host"}
+    ports = all(is_port(spec.name, spec.capacity) for spec in specs)
+    return {"probe": "ports"} if ports else {}
 
 
 def _answer(session: Session, pool: dict[str, Any], said: str, receipt: Any, basis: str) -> None:

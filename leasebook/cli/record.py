@@ -101,14 +101,13 @@ def _print_document(found: Iterator[Event], head: int, bounds: dict[str, Any]) -
     from leasebook.mapping import event_out
     from leasebook.when import rfc3339
 
-    out = sys.stdout
-    out.write('{"events":[')
+    print('{"events":[', end="")
     comma = ""
     for event in found:
-        out.write(comma + to_json(event_out(event)))
+        print(comma + to_json(event_out(event)), end="")
         comma = ","
     echoed = {name: rfc3339(bounds[name]) for name in ("since", "until")}
-    out.write("]," + to_json({"position": head, **echoed})[1:] + "\n")
+    print("]," + to_json({"position": head, **echoed})[1:])
 
 
 def _follow(
@@ -133,7 +132,8 @@ def _follow(
         for event in room.ask.events(**asked, limit=left, **wanted):
             print(to_json(event_out(event)) if session.json else event_text(event))
             left = None if left is None else left - 1
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         after = head
 
 
@@ -336,11 +336,20 @@ def redact_command(ctx: click.Context, position: str, reason: str, by: str | Non
     session = session_of(ctx)
     at = position_in(position)
     with session.open() as room:
+        log = room.ledger.writer.log
         receipt = room.ask.redact(at, reason, by=by)
+    # Closing the ledger has tried once more to overwrite what readers kept in use.
+    pending = getattr(log, "erasure_pending", False)
     document = {
         "outcome": receipt.outcome,
         "positions": list(receipt.positions),
         "redacted": at,
+        "erasure_pending": pending,
         "replayed": receipt.replayed,
     }
     session.answer(document, f"redacted  the metadata of event {at}")
+    if pending:
+        session.note(
+            "a program is reading the ledger: the erased text lies in its file until every program"
+            " that has it open has closed it"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -18,6 +17,7 @@ policy_command = VerbGroup("policy", help="Policies: settings that steer a pool'
 @click.option("--tenant", metavar="T", default="default", show_default=True, help="The tenant.")
 @click.option("--holder", metavar="H", help="This holder of it only.")
 @click.option("--pool", metavar="POOL", help="In this pool only.")
+@click.option("--cohort", metavar="C", help="Lend and borrow among the tenants of this cohort.")
 @click.option("--lift", is_flag=True, help="Take the quota away.")
 @command_id
 @click.pass_context
@@ -71,21 +71,6 @@ def list_quotas(ctx: click.Context) -> None:
     print(table(head, rows) if rows else "no quotas")
 
 
-def policy_in(given: Iterable[str]) -> dict[str, Any]:
-    """Settings from ``strategy=best_fit max_age=2h``. Raises InvalidInput; names are checked later."""
-    from ledger.amounts import parse_duration_ns
-
-    settings: dict[str, Any] = {}
-    for name, value in pairs_in("policy", given).items():
-        if name == "max_age":
-            settings["max_age_ns"] = None if value == "none" else parse_duration_ns(value)
-        elif name == "queue_limit" and value.isascii() and value.isdigit() and len(value) < 10:
-            settings[name] = int(value)
-        else:
-            settings[name] = value
-    return settings
-
-
 @policy_command.command("set")
 @click.argument("pool")
 @click.argument("settings", nargs=-1, required=True, metavar="NAME=VALUE…")
@@ -94,10 +79,16 @@ def policy_in(given: Iterable[str]) -> dict[str, Any]:
 def set_policy(
     ctx: click.Context, pool: str, settings: tuple[str, ...], command_id: str | None
 ) -> None:
-    """Change settings of a pool: strategy, order, queue_limit, max_age (or none), max_priority."""
+    """Change settings of a pool.
+
+    Queue: order=fair|fifo, queue_limit, ageing, overtakes_max, claim_after, backfill_depth. Placing:
+    strategy, rollout=STRATEGY:SHARE% (or none). Tenure: max_age (or none), max_priority,
+    preemption=never|lower_priority, grace, duplicates=allow|report|refuse|answer. Budgets:
+    refill=reset|add, refill_every, refill_amounts, refill_from.
+    """
     session = session_of(ctx)
     with session.open() as room:
-        call = room.calls.set_policy(pool, policy_in(settings), command_id=command_id)
+        call = room.calls.set_policy(pool, pairs_in("policy", settings), command_id=command_id)
         receipt = room.carry_out(call)
         policy = room.ask.pool(pool)["policy"]
     document = {

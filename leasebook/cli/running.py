@@ -74,15 +74,20 @@ def run_command(
     """
     from leasebook.run.command import run
     from leasebook.run.options import RunOptions
+    from ledger.amounts import parse_demands
 
     session = session_of(ctx)
     command = ctx.meta.get(COMMAND)
     if not command:
         raise click.UsageError("name a command behind --, as in `leasebook run -- make`", ctx)
+    asked = amounts_in(amounts) if amounts else {}
+    if asked:
+        # What can never be right is said before a ledger or a pool is opened for it.
+        parse_demands(asked)
     code: int = run(
         session.named(),
         RunOptions(
-            amounts=amounts_in(amounts) if amounts else {},
+            amounts=asked,
             select=pairs_in("--select", select),
             as_json=session.json,
             **options,

@@ -36,6 +36,9 @@ class Room:
 
     def receipt(self, call: Call[Any]) -> Receipt:
         """Carry a call out; a refusal is a receipt too."""
+        from leasebook.probing import look_before
+
+        look_before(self.ledger.writer, call.command)
         return self.ledger.writer.execute(call.command)
 
     def carry_out(self, call: Call[Any]) -> Receipt:

@@ -92,7 +92,10 @@ def waiting_text(result: Json) -> str:
     """A request that waits, on one line."""
     ahead = result["ahead"]
     before = "nobody is ahead" if not ahead else f"{ahead} ahead"
-    return f"{allocation_text(result['allocation'])}; {before}{_short_text(result['shortfall'])}"
+    eta = result["eta_s"]
+    soon = "" if eta is None else f"; in about {span_text(eta)}, going by {result['eta_basis']}"
+    short = _short_text(result["shortfall"])
+    return f"{allocation_text(result['allocation'])}; {before}{short}{soon}"
 
 
 def _short_text(shortfall: Mapping[str, Mapping[str, str]]) -> str:

@@ -9,6 +9,7 @@ import click
 
 from leasebook.cli.failures import DONE, FAILED
 from leasebook.cli.options import session_of, verb
+from leasebook.cli.session import Room, Session
 
 
 @verb("backup")
@@ -86,23 +87,43 @@ def doctor_command(ctx: click.Context, accept_clock: bool) -> int:
 @click.option("--dry-run", is_flag=True, help="Only say what it would do.")
 @click.pass_context
 def sweep_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> None:
-    """Run the sweeps of these NAMEs, or all, once: expire, crash, ending."""
+    """Run the sweeps of these NAMEs, or all, once: expire, crash, ending, observe."""
     from scheduler.sweeps import run_sweeps
 
     session = session_of(ctx)
     with session.open(read_only=dry_run) as room:
         reports = [asdict(r) for r in run_sweeps(room.ledger.writer, names or None, dry_run)]
+        if not dry_run:
+            _take_in(session, room)
     if session.json:
         session.answer({"dry_run": dry_run, "sweeps": reports})
         return
-    would = "would end" if dry_run else "ended"
     for report in reports:
+        did = "record" if report["name"] == "observe" else "end"
+        would = f"would {did}" if dry_run else f"{did}ed"
         print(f"{report['name']}: {would} {report['acted']} of {report['examined']}")
         for detail in report["details"]:
             print(f"  {_detail(detail)}")
 
 
+def _take_in(session: Session, room: Room) -> None:
+    """Record what ran while the ledger could not be written."""
+    from leasebook.manager import ResourceManager
+    from leasebook.run.spool import record_spooled
+
+    recorded = record_spooled(ResourceManager(room.ledger))
+    if recorded:
+        session.note(f"{recorded} runs that were not recorded at their time are in the ledger now")
+
+
 def _detail(detail: dict[str, Any]) -> str:
+    if detail["cause"] == "observed":
+        from ledger.amounts import format_amounts
+
+        used = " ".join(f"{r}={text}" for r, text in format_amounts(detail["outside"]).items())
+        whose = "; ".join(detail["basis"].values())
+        shown = f"{used or 'nothing'}" + (f" ({whose})" if whose else "")
+        return f"others use on {detail['node']} of {detail['pool']}: {shown}"
     return f"{detail['allocation']} of {detail['holder']} in {detail['pool']}: {detail['cause']}"
 
 

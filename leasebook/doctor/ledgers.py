@@ -192,6 +192,15 @@ def record(log: Any) -> Iterator[Finding]:
     }
     last = facts["last_recorded_at"]
     said = f"{log.path}: {head.position:,} events" + (f", the last at {last}" if last else "")
+    faults = [] if why_wrong_format(log.path, log.format) else log.schema_faults()
+    if faults:
+        yield Finding(
+            "ledger",
+            "bad",
+            f"the file no longer guards its events itself: {', '.join(faults)}",
+            "find out who changed it, run `leasebook verify`, and restore a backup",
+            {"path": str(log.path), "faults": faults},
+        )
     why = why_wrong_format(log.path, log.format) or why_unwritable(log.path)
     if why is not None:
         yield Finding("ledger", "warn", why[0], why[1], facts)

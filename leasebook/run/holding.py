@@ -7,6 +7,7 @@ minute must not hold up a signal.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from leasebook.calls import new_command_id
+from leasebook.probing import look_before
 from leasebook.run.environment import ALLOCATION, LEDGER
 from leasebook.run.options import RunOptions
 from leasebook.run.sizing import default_amounts, ensure_local
@@ -24,6 +26,7 @@ from leasebook.waiting import no_longer_waiting
 from ledger.book import Allocation
 from ledger.errors import LeasebookError, LedgerUnavailable, Refused
 from ledger.events import Event, UsageRecorded
+from ledger.requests import Amounts
 
 if TYPE_CHECKING:
     from leasebook.manager import ResourceManager
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-LOOK_EVERY_S: Final = 5.0
+LOOK_EVERY_S: Final = 2.0
 """How often the allocation is looked up when nobody rings: a lost ring costs this long."""
 
 ATTEMPTS: Final = 3
@@ -73,6 +76,11 @@ class Hold:
     def id(self) -> str:
         """The allocation's id."""
         return self.allocation.id
+
+    def amounts(self) -> Amounts | None:
+        """What it has now, in base units; None where it holds nothing. Raises LedgerUnavailable."""
+        found = self.manager.ledger.writer.read(lambda book, now: book.allocations.get(self.id))
+        return None if found is None else found.amounts
 
     def loss(self) -> Loss | None:
         """Whether the allocation was lost by now. Raises LedgerUnavailable."""
@@ -234,6 +242,7 @@ def acquire(
         tenant=ask.tenant,
         metadata={"program": program},
     )
+    look_before(manager.ledger.writer, command)
     receipt = manager.ledger.writer.execute(command)
     if receipt.outcome == "refused":
         raise refused(receipt)
@@ -246,7 +255,8 @@ def acquire(
     number = signals.asked_to_end()
     hold = Hold(manager, state, ask.tenant, ask.sized)
     if number is not None:
-        hold.release()
+        with contextlib.suppress(Refused):
+            hold.release()
         raise Interrupted(number)
     return hold
 
@@ -283,11 +293,13 @@ def _wait(manager: ResourceManager, waiting: Allocation, signals: Signals) -> Al
 class Keeper:
     """Talks to the ledger while the command runs, in a thread of its own.
 
-    ``loss`` is set once the allocation is lost, and ``wake`` called then.
+    ``loss`` is set once the allocation is lost, ``amounts`` to what it has now; ``wake`` is called
+    when one of them changes.
     """
 
     def __init__(self, hold: Hold, wake: Callable[[], None], program: str) -> None:
         self.loss: Loss | None = None
+        self.amounts = hold.allocation.amounts
         self._hold = hold
         self._program: str | None = program
         self._recorded: set[int] = set()
@@ -303,7 +315,8 @@ class Keeper:
         self._thread.start()
 
     def _heard(self, events: list[Event]) -> None:
-        if any(e.allocation == self._hold.id and e.type in _NEWS for e in events):
+        news = (*_NEWS, "adjusted")
+        if any(e.allocation == self._hold.id and e.type in news for e in events):
             self._news.set()
 
     def record(self, usage: UsageRecorded) -> None:
@@ -326,8 +339,11 @@ class Keeper:
                 self._hold.record(self._usages[0])
                 self._recorded.add(self._usages.popleft().since)
             if self.loss is None:
-                self.loss = self._hold.loss()
-                if self.loss is not None:
+                amounts, self.loss = self._hold.amounts(), self._hold.loss()
+                changed = amounts is not None and amounts != self.amounts
+                if amounts is not None and changed:
+                    self.amounts = amounts
+                if changed or self.loss is not None:
                     self._wake()
         except LeasebookError:
             # Unknown is not lost. It is tried again in a moment, and at the end for good.

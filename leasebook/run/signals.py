@@ -93,6 +93,11 @@ class Signals:
             noted.append(self._noted.popleft())
         return noted
 
+    def drop(self, number: int) -> None:
+        """Forget a signal that was noted."""
+        for _ in range(self._noted.count(number)):
+            self._noted.remove(number)
+
     def asked_to_end(self) -> int | None:
         """The first signal so far that asks to go, or None; nothing is taken out."""
         return next((number for number in tuple(self._noted) if number in ENDING), None)

@@ -66,7 +66,7 @@ def ensure_local(manager: ResourceManager) -> str | None:
     node = os.uname().nodename.strip()[:200]
     spec = NodeSpec(node if node.isprintable() and node else LOCAL_POOL, capacity)
     try:
-        manager.open_pool(LOCAL_POOL, nodes=[spec], basis=basis)
+        manager.open_pool(LOCAL_POOL, nodes=[spec], basis=basis, policy={"probe": "host"})
     except Refused as refusal:
         if refusal.reason is Reason.ALREADY_EXISTS and manager.ledger.writer.read(_is_open):
             return None
@@ -88,7 +88,7 @@ def fair_share(node: Node) -> Amounts:
     either (ports, browsers, cards) gives one unit of each resource.
     """
     capacity = node.capacity
-    free = {r: max(0, amount - node.in_use.get(r, 0)) for r, amount in capacity.items()}
+    free = {r: max(0, _free(node, r)) for r in capacity}
     share: Amounts = {}
     if capacity.get("cpu"):
         half = free["cpu"] // 2
@@ -103,14 +103,19 @@ def fair_share(node: Node) -> Amounts:
     return share
 
 
+def _free(node: Node, resource: str) -> int:
+    """What nobody holds, and nobody was seen to use without asking."""
+    taken = node.in_use.get(resource, 0) + node.outside.get(resource, 0)
+    return node.capacity.get(resource, 0) - taken
+
+
 def roomiest(book: Book, pool: str, parent: str | None, select: Mapping[str, str]) -> Node | None:
     """The node with the most free memory and processors that a request may land on."""
     space = book.space_of(pool, parent)
     nodes = [] if space is None else list(space.nodes.values())
 
     def free(node: Node) -> tuple[int, ...]:
-        names = ("cpu", "memory")
-        return tuple(node.capacity.get(r, 0) - node.in_use.get(r, 0) for r in names)
+        return _free(node, "cpu"), _free(node, "memory")
 
     fitting = [
         node

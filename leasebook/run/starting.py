@@ -130,7 +130,8 @@ def _preparation(
     prctl = ctypes.CDLL(None).prctl if linux else None
     parent = os.getpid()
 
-    def prepare() -> None:
+    # No coverage is written down by a process that becomes another program.
+    def prepare() -> None:  # pragma: no cover
         if enclosure is not None:
             enclosure.join()
         signal.set_wakeup_fd(-1)

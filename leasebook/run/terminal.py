@@ -72,7 +72,7 @@ class Terminal:
         if self.mode == "foreground" and self._foreground() == os.getpgrp():
             self._hand_to(pid)
 
-    def take_for(self, group: int) -> None:
+    def take_for(self, group: int) -> None:  # pragma: no cover - between fork and exec
         """In the child, before it is the command: take the terminal, then mind SIGTTOU again."""
         self._hand_to(group)
         if self._old_ttou is not None:
@@ -90,18 +90,20 @@ class Terminal:
         else:
             _send(os.kill, pid, number)
 
-    def stopped(self, pid: int) -> None:
+    def stopped(self, pid: int) -> bool:
         """The command has stopped: stop too, as the job that our shell knows, then go on with it.
 
-        Where nobody could continue us (no shell, an orphaned group) the kernel does not let us
-        stop, and the command goes on at once.
+        False where that is not ours to do: whoever stopped the command continues it. Where nobody
+        could continue us (no shell, an orphaned group) the kernel does not let us stop, and the
+        command goes on at once.
         """
         if self.mode != "foreground":
-            return
+            return False
         self._hand_to(os.getpgrp())
         signal.raise_signal(signal.SIGTSTP)
         self.give(pid)
         _send(os.killpg, pid, signal.SIGCONT)
+        return True
 
     def restore(self, *, broken: bool) -> None:
         """Take the terminal back; with ``broken`` (the command was killed) its settings too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from leasebook.run.starting import Command
 from leasebook.run.terminal import Terminal
 from ledger.events import UsageRecorded
 from ledger.identity import ProcessIdentity
+from ledger.requests import Amounts
 from scheduler.processes.ending import end_tree
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Watch:
         self._terminal = terminal
         self._keeper = keeper
         self._strays = strays
+        self._amounts = None if keeper is None else keeper.amounts
         self._lost: Loss | None = None
         self._ender: threading.Thread | None = None
 
@@ -76,8 +79,10 @@ class Watch:
         while not self._has_ended():
             for number in self._signals.wait(self._meter.next_at - time.monotonic()):
                 self._terminal.forward(self._pid, number)
-            if self._keeper is not None and self._keeper.loss is not None:
-                self._stop_for(self._keeper.loss)
+            if self._keeper is not None:
+                self._follow(self._keeper.amounts)
+                if self._keeper.loss is not None:
+                    self._stop_for(self._keeper.loss)
             if time.monotonic() >= self._meter.next_at:
                 self._record(self._meter.sample())
         # A zombie still shows what it used; once it is waited for that is gone.
@@ -87,6 +92,15 @@ class Watch:
             self._ender.join()
         strays, left = self._see_to_strays()
         return self._outcome(wall_ns, strays, left)
+
+    def _follow(self, amounts: Amounts) -> None:
+        """Let the limits follow an allocation that was adjusted, by hand or by the ledger."""
+        enclosure = self._command.enclosure
+        if amounts == self._amounts:
+            return
+        self._amounts = amounts
+        if enclosure is not None:
+            enclosure.resize(amounts.get("cpu"), amounts.get("memory"))
 
     def _record(self, usage: UsageRecorded | None) -> None:
         if usage is not None and self._keeper is not None:
@@ -102,7 +116,9 @@ class Watch:
             return True
         # Taken note of, so that the same stop is not seen again.
         os.waitid(os.P_PID, self._pid, os.WSTOPPED | os.WNOHANG)
-        self._terminal.stopped(self._pid)
+        if self._terminal.stopped(self._pid):
+            # What continued us has been handed on. Once more, and it would undo the next Ctrl-Z.
+            self._signals.drop(signal.SIGCONT)
         return False
 
     def _stop_for(self, loss: Loss) -> None:

@@ -121,7 +121,8 @@ def _obtainable(node: Node, resource: str, amount: int) -> int:
     left = [size - used.get(card, 0) for card, size in node.cards.get(resource, {}).items()]
     if amount < CARD:
         return min(plain, max(left, default=0), amount)
-    return min(amount, CARD * sum(1 for size in left if size == CARD))
+    whole = CARD * sum(1 for size in left if size == CARD)
+    return min(amount, plain // CARD * CARD, whole)
 
 
 def short_by(node: Node, amounts: Amounts) -> Amounts:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from ledger.book import LIVE, Allocation, Book
+from ledger.book import Allocation, Book
 from ledger.events import AlertRaised
 from ledger.rules.answers import Draft
 from ledger.rules.explain import nearest_node
 
-HOLDERS_MAX = 1_000
-"""How many holders one search follows."""
+HOLDERS_MAX = 100
+"""How many holders one search follows: longer circles than that are not looked for."""
+WAITING_MAX = 4
+"""How many of a holder's waiting requests are looked at, the oldest first."""
 
 Holder = tuple[str, str]
 
@@ -17,35 +19,36 @@ def _holders_in_the_way(book: Book, waiting: Allocation) -> set[Holder]:
     """Who holds what a waiting request lacks, on the node that is nearest to taking it."""
     space = book.space_of(waiting.pool, waiting.request.parent)
     node = None if space is None else nearest_node(space, waiting.request)
-    if node is None:
+    if space is None or node is None:
         return set()
-    return {
-        (a.tenant, a.holder)
-        for a in book.allocations.values()
-        if a.state in LIVE
-        and a.pool == waiting.pool
-        and a.request.parent == waiting.request.parent
-        and not a.amounts.keys().isdisjoint(waiting.request.amounts)
-        and any(p.node == node.name for p in a.placements)
-    }
+    there = [book.allocations[each] for each in space.standing.get(node.name, ())]
+    asked = waiting.request.amounts
+    return {(a.tenant, a.holder) for a in there if not a.amounts.keys().isdisjoint(asked)}
 
 
-def find_cycle(book: Book, start: Holder) -> list[Holder] | None:
-    """A circle of holders, each waiting for the next, that ``start`` is part of; else None."""
+def _waiting_of(book: Book, holder: Holder) -> list[Allocation]:
+    found = []
+    for allocation_id in book.by_holder.get(holder, {}):
+        allocation = book.allocations[allocation_id]
+        if allocation.state == "waiting":
+            found.append(allocation)
+            if len(found) >= WAITING_MAX:
+                break
+    return found
 
-    def waits_for(holder: Holder) -> set[Holder]:
-        found: set[Holder] = set()
-        for allocation_id in book.by_holder.get(holder, {}):
-            a = book.allocations[allocation_id]
-            if a.state == "waiting":
-                found |= _holders_in_the_way(book, a)
-        return found - {holder}
 
+def find_cycle(book: Book, waiting: Allocation) -> list[Holder] | None:
+    """A circle of holders, each waiting for the next, that this request closes; else None."""
+    start = (waiting.tenant, waiting.holder)
     came_from: dict[Holder, Holder] = {}
     frontier = [start]
     while frontier and len(came_from) < HOLDERS_MAX:
         holder = frontier.pop()
-        for other in sorted(waits_for(holder)):
+        requests = [waiting] if holder == start else _waiting_of(book, holder)
+        blocking: set[Holder] = set()
+        for request in requests:
+            blocking |= _holders_in_the_way(book, request)
+        for other in sorted(blocking - {holder}):
             if other == start:
                 path = [holder]
                 while path[-1] != start:
@@ -57,15 +60,16 @@ def find_cycle(book: Book, start: Holder) -> list[Holder] | None:
     return None
 
 
+def _holds_something(book: Book, waiting: Allocation) -> bool:
+    key = (waiting.tenant, waiting.holder)
+    return any(key in pool.held for pool in book.pools.values())
+
+
 def alert_for(book: Book, waiting: Allocation, now: int) -> Draft | None:
     """The alert that a request which has just begun to wait closes a circle, or None."""
-    holds = any(
-        book.allocations[each].state in LIVE
-        for each in book.by_holder.get((waiting.tenant, waiting.holder), {})
-    )
-    if not holds:
+    if not _holds_something(book, waiting):
         return None
-    cycle = find_cycle(book, (waiting.tenant, waiting.holder))
+    cycle = find_cycle(book, waiting)
     if cycle is None:
         return None
     names = [holder for _, holder in cycle]

@@ -18,6 +18,9 @@ from ledger.rules.quotas import over_quota
 from ledger.rules.resizing import place_again
 from ledger.spaces import Space
 
+SHRUNK_MAX = 60
+"""The most allocations that are shrunk for one request."""
+
 
 def _stretched(node: Node, has: Amounts, most: Amounts) -> Amounts:
     """The amounts up to ``most`` that the node could give, cards in whole cards."""
@@ -95,7 +98,7 @@ def _shrink(draft: Draft, node: Node, there: list[Allocation], asked: Amounts) -
         there,
         key=lambda a: (-sum(v - a.request.amounts[r] for r, v in a.amounts.items()), a.position),
     )
-    for a in by_excess:
+    for a in by_excess[:SHRUNK_MAX]:
         missing = short_by(node, asked)
         if not missing:
             break

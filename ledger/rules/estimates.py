@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ledger.book import LIVE, Allocation, Book, Pool
+from ledger.book import Allocation, Book, Pool
 from ledger.nodes import Node
 from ledger.requests import Request
 from ledger.rules.capacity import place_on
@@ -30,17 +30,13 @@ def expected_end(pool: Pool, allocation: Allocation, now: int) -> tuple[int, str
 
 def eta(book: Book, space: Space, node: Node, request: Request, now: int) -> tuple[int, str] | None:
     """(nanoseconds from now, basis) until a request fits on a node if nobody else takes it, or None."""
-    owner = book.allocations.get(space.key)
-    pool = book.pools[space.key if owner is None else owner.pool]
-    parent = None if owner is None else owner.id
+    pool = book.pools[space.key if space.parent is None else book.allocations[space.parent].pool]
     ends: list[tuple[int, str, Allocation]] = []
-    for a in book.allocations.values():
-        if a.state not in LIVE or a.pool != pool.name or a.request.parent != parent:
-            continue
-        if any(p.node == node.name for p in a.placements):
-            end = expected_end(pool, a, now)
-            if end is not None:
-                ends.append((end[0], end[1], a))
+    for each in space.standing.get(node.name, ()):
+        a = book.allocations.get(each)
+        end = None if a is None else expected_end(pool, a, now)
+        if a is not None and end is not None:
+            ends.append((end[0], end[1], a))
     bases: set[str] = set()
     for when, basis, a in sorted(ends, key=lambda each: (each[0], each[2].position)):
         bases.add(basis)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from ledger.book import LIVE, Allocation, Book
+from ledger.amounts import format_amount
+from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.nodes import Node
 from ledger.requests import Request
@@ -32,20 +34,16 @@ def nearest_node(space: Space, request: Request) -> Node | None:
     return chosen
 
 
+def standing_on(book: Book, space: Space, node: str) -> list[Allocation]:
+    """Who holds something on a node of a space, the longest-held first."""
+    there = [book.allocations[each] for each in space.standing.get(node, ()) if each in book.allocations]
+    return sorted(there, key=lambda a: (a.granted_at or a.requested_at, a.position))
+
+
 def blockers(book: Book, space: Space, node: str, tenant: str) -> tuple[dict[str, Any], ...]:
-    """Who holds something on a node of a space, the longest-held first; others' names stay hidden."""
-    parent = space.key if space.key in book.allocations else None
-    holding: list[Allocation] = []
-    for allocation in book.allocations.values():
-        if allocation.state not in LIVE or allocation.request.parent != parent:
-            continue
-        if parent is None and allocation.pool != space.key:
-            continue
-        if any(p.node == node for p in allocation.placements):
-            holding.append(allocation)
-            if len(holding) >= BLOCKERS_NAMED:
-                break
-    return tuple(blocker(allocation, tenant) for allocation in holding)
+    """The longest-held allocations on a node; those of other tenants without their names."""
+    there = standing_on(book, space, node)[:BLOCKERS_NAMED]
+    return tuple(blocker(allocation, tenant) for allocation in there)
 
 
 def blocker(allocation: Allocation, tenant: str) -> dict[str, Any]:
@@ -107,23 +105,37 @@ def no_room(book: Book, space: Space, request: Request, tenant: str, now: int) -
     if not missing:
         return _not_together(space, request)
     if node.outside and not short_by(node.seen(outside={}), request.amounts):
-        used = ", ".join(f"{amount} of {r}" for r, amount in sorted(node.outside.items()))
         return No(
             Reason.UNMANAGED_USE,
-            f"others use what this needs on {node.name} without the ledger: {used} (base units)",
+            f"others use what this needs on {node.name} without the ledger:"
+            f" {used_outside(node, missing)}",
             "stop them (`leasebook who` helps to find them), or wait for it (`--wait`)",
             shortfall={node.name: missing},
             fits_now=fits_now(node, request.amounts),
         )
+    others = used_outside(node, missing)
     return No(
         Reason.INSUFFICIENT_CAPACITY,
-        f"{space.key} has no room for this now; {node.name} is the nearest",
+        f"{space.key} has no room for this now; {node.name} is the nearest"
+        + (f"; others use {others} of it without the ledger" if others else ""),
         "wait for it (`--wait`), ask for what fits now, or release something"
         + _when(eta(book, space, node, request, now)),
         shortfall={node.name: missing},
         fits_now=fits_now(node, request.amounts),
         blockers=blockers(book, space, node.name, tenant),
     )
+
+
+def used_outside(node: Node, resources: Iterable[str]) -> str:
+    """What others use of these resources without the ledger, and whose it is where that was seen."""
+    words = []
+    for resource in sorted(resources):
+        amount = node.outside.get(resource)
+        if amount:
+            whose = node.outside_basis.get(resource)
+            used = f"{resource}={format_amount(resource, amount)}"
+            words.append(f"{used} ({whose})" if whose else used)
+    return "; ".join(words)
 
 
 def _when(estimate: tuple[int, str] | None) -> str:

@@ -51,12 +51,14 @@ def renewed_until(allocation: Allocation, ttl_ns: int | None, now: int) -> int |
 
 def descendants(book: Book, allocation_id: str) -> list[Allocation]:
     """Everything that draws on an allocation, the innermost first."""
-    if allocation_id not in book.lent:
+    space = book.lent.get(allocation_id)
+    if space is None:
         return []
+    ids = {each for there in space.standing.values() for each in there} | space.waiting.keys()
+    children = [book.allocations[each] for each in ids if each in book.allocations]
     found: list[Allocation] = []
-    for child in book.allocations.values():
-        if child.request.parent == allocation_id:
-            found += [*descendants(book, child.id), child]
+    for child in sorted(children, key=lambda each: each.position):
+        found += [*descendants(book, child.id), child]
     return found
 
 

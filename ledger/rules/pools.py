@@ -173,8 +173,9 @@ def observe_capacity(book: Book, draft: Draft, command: ObserveCapacity, cause: 
     if node is None:
         return _no_node(pool, command.node)
     outside = {r: amount for r, amount in command.outside.items() if amount}
-    if outside != node.outside:
-        body = CapacityObserved(command.node, outside, command.basis)
+    basis = {r: text for r, text in command.basis.items() if r in outside}
+    if (outside, basis) != (node.outside, node.outside_basis):
+        body = CapacityObserved(command.node, outside, basis)
         draft.add(body, tenant="", pool=pool.name, cause=cause)
     return None
 

@@ -49,13 +49,13 @@ def make_room(
         return None
     there: dict[str, list[Allocation]] = {}
     may = _may_send_away(book, pool, asking)
-    for a in book.allocations.values():
-        if a.pool != pool.name or a.request.parent is not None or len(a.placements) != 1:
-            continue
-        if a.state == "ending" and a.placements[0].node == asking.claim:
-            return None
-        if a.state == "active" and may(a):
-            there.setdefault(a.placements[0].node, []).append(a)
+    for node_name, ids in space.standing.items():
+        for each in ids:
+            a = book.allocations[each]
+            if a.state == "ending" and node_name == asking.claim:
+                return None
+            if a.state == "active" and len(a.placements) == 1 and may(a):
+                there.setdefault(node_name, []).append(a)
     best: tuple[int, int, str] | None = None
     chosen: list[Allocation] = []
     for name, candidates in there.items():

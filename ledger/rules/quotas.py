@@ -6,6 +6,7 @@ their quotas come to, so that one borrows what another leaves unused, until its 
 
 from __future__ import annotations
 
+from ledger.amounts import format_amounts
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.requests import Amounts
@@ -65,13 +66,11 @@ def over_quota(
                     # Its own quota is its own, whatever others have borrowed of it.
                     continue
                 limits, has = _cohort(book, tenant, where)
-            if ever:
-                has = {}
             for resource, limit in limits.items():
                 asked = more.get(resource, 0)
-                excess = has.get(resource, 0) + asked - limit
-                if asked > 0 and excess > 0:
-                    return _no(tenant, who, where, resource, limit, has, asked, excess)
+                counted = 0 if ever else has.get(resource, 0)
+                if asked > 0 and counted + asked > limit:
+                    return _no(tenant, who, where, resource, limit, has, asked)
     return None
 
 
@@ -111,16 +110,16 @@ def _no(
     limit: int,
     has: Amounts,
     asked: int,
-    excess: int,
 ) -> No:
     whose = f"tenant {tenant}" if holder is None else f"holder {holder} of tenant {tenant}"
     where = "all pools" if pool is None else f"pool {pool}"
-    room = max(0, limit - has.get(resource, 0))
+    holds = has.get(resource, 0)
+    room = max(0, limit - holds)
+    may, does, more = (format_amounts({resource: n})[resource] for n in (limit, holds, asked))
     return No(
         Reason.QUOTA_EXCEEDED,
-        f"{whose} may hold {limit} base units of {resource} in {where}, holds"
-        f" {has.get(resource, 0)} and asks for {asked} more",
+        f"{whose} may hold {may} {resource} in {where}, holds {does} and asks for {more} more",
         "release something, ask for less, or have the quota raised (`leasebook quota set`)",
-        shortfall={"quota": {resource: excess}},
+        shortfall={"quota": {resource: holds + asked - limit}},
         fits_now={resource: room} if room else {},
     )

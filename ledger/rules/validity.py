@@ -16,6 +16,7 @@ MAX_TIME_NS = 10 * 366 * 86_400 * 1_000_000_000
 MAX_BATCH = 10_000
 MAX_NODES = 20_000
 MAX_LABELS = 64
+BASIS_MAX = 500
 
 
 def check_amounts(amounts: Amounts, *, least: int = 1) -> None:
@@ -38,6 +39,19 @@ def check_amounts(amounts: Amounts, *, least: int = 1) -> None:
                 f"{resource} comes in cards: {amount / CARD:g} is neither whole cards nor a share"
                 " of one",
                 "ask for whole cards, or for less than one",
+            )
+
+
+def check_basis(basis: dict[str, str]) -> None:
+    """What a probe says of its figures: by resource, one short line of text each."""
+    if len(basis) > RESOURCES_MAX:
+        raise InvalidInput(f"a basis for {len(basis)} resources", f"give at most {RESOURCES_MAX}")
+    for resource, text in basis.items():
+        check_resource_name(resource)
+        if len(text) > BASIS_MAX or not text.isprintable():
+            raise InvalidInput(
+                f"the basis for {resource} is not one line of at most {BASIS_MAX} characters",
+                "name programs and pids, and nothing else",
             )
 
 

@@ -43,15 +43,6 @@ def in_order(book: Book, space: Space, pool: Pool) -> Iterator[Allocation]:
             yield waiting
 
 
-def ahead_of(book: Book, space: Space, allocation_id: str) -> int:
-    """How many requests would be served before this one, if all fitted."""
-    pool = book.pools[book.allocations[allocation_id].pool]
-    for number, waiting_id in enumerate(space.line.candidates(pool.share, pool.holding)):
-        if waiting_id == allocation_id:
-            return number
-    return 0
-
-
 def next_move(book: Book, space: Space, now: int) -> Draft | None:
     """The next thing that happens among those who wait: a claim, a grant, or room being made.
 

@@ -110,6 +110,18 @@ class Enclosure:
             raise EnclosureUnavailable(f"no limit can be enforced here: {why}")
         self.enforces = frozenset(held)
 
+    def resize(self, cpu_milli: int | None, memory_bytes: int | None) -> bool:
+        """Set the limits again, in thousandths of a core and bytes; whether the kernel took them.
+
+        Memory cannot be limited below what is in use: the kernel refuses, and the old limit stays.
+        """
+        wanted = {"cpu": cpu_milli, "memory": memory_bytes}
+        try:
+            self._limit({what: amount for what, amount in wanted.items() if what in self.enforces})
+        except EnclosureUnavailable:
+            return False
+        return not any(self.missing.get(what) for what in self.enforces)
+
     def directories(self) -> list[Path]:
         """The groups' directories, each once."""
         return list(dict.fromkeys(self.groups.values()))
@@ -314,8 +326,11 @@ def _quota(milli: int) -> tuple[int, int]:
 
 
 def _limit_memory_v1(group: Path, amount: int) -> None:
-    _write(group / "memory.limit_in_bytes", str(amount))
+    # Memory with swap may never be limited below memory: to grow it goes first, to shrink last.
     swap = group / "memory.memsw.limit_in_bytes"
+    if swap.exists():
+        _try_write(swap, str(amount))
+    _write(group / "memory.limit_in_bytes", str(amount))
     if swap.exists():
         _try_write(swap, str(amount))
 

@@ -1,8 +1,9 @@
 """Sweeps: bounded passes that find what time or a crash has made wrong, and write commands.
 
 One job per file, each a plain function that may run twice, at once, anywhere, without a scheduler:
-``expiring`` writes down what time has ended, ``crashes`` takes back what dead processes held, and
-``endings`` sees to it that what was asked to end does. :mod:`scheduler.jobs` runs them regularly.
+``expiring`` writes down what time has ended, ``crashes`` takes back what dead processes held,
+``endings`` sees to it that what was asked to end does, and ``observing`` writes down what others use
+without asking. :mod:`scheduler.jobs` runs them regularly.
 """
 
 from __future__ import annotations
@@ -14,14 +15,30 @@ from ledger.writer import Writer
 from scheduler.sweeps.crashes import crash
 from scheduler.sweeps.endings import ending
 from scheduler.sweeps.expiring import expire
+from scheduler.sweeps.observing import observe
 from scheduler.sweeps.reclaiming import SweepReport
 
-__all__ = ["SWEEPS", "Sweep", "SweepReport", "crash", "ending", "expire", "run_sweeps", "sweep"]
+__all__ = [
+    "SWEEPS",
+    "Sweep",
+    "SweepReport",
+    "crash",
+    "ending",
+    "expire",
+    "observe",
+    "run_sweeps",
+    "sweep",
+]
 
 Sweep = Callable[..., SweepReport]
 """A sweep: ``(writer, *, limit=…, dry_run=False)`` → its report."""
 
-SWEEPS: dict[str, Sweep] = {"expire": expire, "crash": crash, "ending": ending}
+SWEEPS: dict[str, Sweep] = {
+    "expire": expire,
+    "crash": crash,
+    "ending": ending,
+    "observe": observe,
+}
 """Every sweep by its name, in the order in which they run."""
 
 

@@ -24,7 +24,8 @@ class SweepReport:
     ``examined`` counts the allocations that it looked at, ``acted`` those that it ended (with
     ``dry_run``: would end). ``details`` says so one by one, JSON-ready, with ``allocation``,
     ``pool``, ``holder``, ``tenant``, ``cause`` and more by the sweep's kind. ``more`` says that the
-    pass stopped at its limit and another one is needed.
+    pass stopped at its limit and another one is needed. The sweep ``observe`` is about nodes instead:
+    it examines them, acts by recording what others use there, and its details name a ``node``.
     """
 
     name: str

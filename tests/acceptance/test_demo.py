@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 import leasebook
+from leasebook import demo
 from leasebook.demo import fleet, telling, workers
 from leasebook.manager import ResourceManager
 from ledger.events import (
@@ -456,3 +458,55 @@ def test_what_was_taken_back_without_a_process_is_told_with_its_reason(
     body = next(event.body for event in manager.events(type="reclaimed"))
     assert isinstance(body, Reclaimed)
     assert telling.evidence_text(body) == "for the test"
+
+
+def test_a_pool_that_another_demo_opened_first_is_left_to_it(
+    manager: ResourceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_pool = manager.open_pool
+
+    def too_late(name: str, **options: Any) -> Any:
+        if name == "demo-2":
+            open_pool(name, capacity={"cpu": 1})
+        return open_pool(name, **options)
+
+    monkeypatch.setattr(manager, "open_pool", too_late)
+    assert demo._open_pool(manager) == "demo-3"
+
+
+def test_a_ledger_full_of_demos_is_a_clear_error(
+    manager: ResourceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "POOLS_MAX", 1)
+    with pytest.raises(leasebook.LimitExceeded, match="1 pools of the demo") as caught:
+        demo._open_pool(manager)
+    assert "--ledger" in caught.value.hint
+
+
+def test_a_refused_pool_is_not_tried_under_another_name(
+    manager: ResourceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, **_: Any) -> Any:
+        raise leasebook.Refused("no", reason=leasebook.Reason.FORBIDDEN)
+
+    monkeypatch.setattr(manager, "open_pool", refuse)
+    with pytest.raises(leasebook.Refused):
+        demo._open_pool(manager)
+
+
+def test_in_a_thread_that_takes_no_signals_it_leaves_them_alone(manager: ResourceManager) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[Any] = []
+
+    def play() -> None:
+        with (
+            demo._ending_on_term(),
+            fleet.Fleet(manager, "demo", 0, telling.Telling(io.StringIO())),
+        ):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+    assert manager.pool("demo")["closed"]

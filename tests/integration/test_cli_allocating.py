@@ -186,6 +186,10 @@ def test_enqueued_request_is_waited_for_by_id(lb: CommandLine) -> None:
     assert "nobody is ahead" in queued.out
     still = lb("wait", "A4", "--timeout", "0", "--json")
     assert (still.code, still.json["outcome"]) == (7, "waiting")
+    (blocker,) = still.json["blockers"]
+    assert blocker["allocation"] == "A3"
+    assert 0 < still.json["eta_s"] <= 900 and "leases" in still.json["eta_basis"]
+    assert "in about " in lb("wait", "A4", "--timeout", "0").out
     lb.ok("release", "A3")
     assert lb.ok("wait", "A4")["outcome"] == "granted"
 

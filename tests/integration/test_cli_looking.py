@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import leasebook
-from tests.command_line import CommandLine
+from tests.command_line import ROOT, CommandLine
 
 
 @pytest.fixture
@@ -272,8 +272,7 @@ def test_interrupted_follow_ends_without_a_traceback(lb: CommandLine) -> None:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err == "leasebook: interrupted\n"
+    assert (process.returncode, err) == (130, "leasebook: interrupted\n")
 
 
 def test_reader_that_has_enough_ends_the_command_quietly(lb: CommandLine) -> None:
@@ -303,3 +302,12 @@ def test_process_of_its_own_answers_and_exits_like_the_call(lb: CommandLine) -> 
     assert process.returncode == 3
     assert json.loads(out)["reason"] == "exceeds_pool"
     assert err == ""
+
+
+@pytest.mark.parametrize("verb", ["list", "events"])
+def test_closed_stdout_is_no_fault(lb: CommandLine, verb: str) -> None:
+    command = f'exec "$0" -m leasebook {verb} --json >&-'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -216,3 +216,22 @@ def test_ledger_is_found_through_a_configuration_upwards(
     assert lb("pool", "open", "box", "cpu=1").code == 0
     assert (tmp_path / "here.db").exists()
     assert oct(os.stat(tmp_path / "here.db").st_mode & 0o777) == "0o600"
+
+
+def test_budget_is_spent_and_refilled_as_it_was_opened(lb: CommandLine) -> None:
+    opened = lb.ok("pool", "open", "tokens", "tokens=100k", "--consumable", "--every", "1h")
+    assert opened["pool"]["consumable"] is True
+    assert opened["pool"]["policy"]["refill"] == "reset"
+    assert opened["pool"]["policy"]["refill_every_s"] == 3600
+    lb.ok("allocate", "tokens", "tokens=80k")
+    lb.ok("release", "A3", "--consumed", "tokens=60k")
+    assert lb.ok("pool", "show", "tokens")["free"] == {"tokens": "40k"}
+    assert lb("allocate", "tokens", "tokens=50k").code == 3
+
+
+def test_a_refill_that_would_never_come_is_bad_usage(lb: CommandLine) -> None:
+    for words in (["--refill", "bogus"], ["--refill", "add"], ["--add", "tokens=5k"]):
+        answer = lb("pool", "open", "tokens", "tokens=100k", "--consumable", *words)
+        assert answer.code == 2
+        assert "go with --every" in answer.err
+    assert not lb.ledger.exists()

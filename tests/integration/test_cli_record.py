@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ledger import sqlite_driver
 from tests.command_line import CommandLine
 
 
@@ -214,3 +215,17 @@ def test_doctor_examines_the_ledger_that_is_named(lb: CommandLine) -> None:
 def test_clock_is_accepted_only_where_it_jumped(lb: CommandLine) -> None:
     assert lb.ok("doctor", "--accept-clock")["accepted"] is False
     assert "nothing to accept" in lb("doctor", "--accept-clock").out
+
+
+def test_redaction_says_when_a_reader_keeps_the_erased_text_in_the_file(lb: CommandLine) -> None:
+    # Locks only show between connections of one SQLite library, or of two processes.
+    reader = sqlite_driver.sqlite3.connect(lb.ledger, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM events").fetchone()
+    answer = lb("redact", "3", "--reason", "asked for", "--json")
+    assert (answer.code, answer.json["erasure_pending"]) == (0, True)
+    assert "until every program that has it open has closed it" in answer.err
+    reader.close()
+    lb.ok("allocate", "box", "cpu=1", "--meta", "secret=other")
+    assert lb.ok("redact", "5", "--reason", "asked for")["erasure_pending"] is False
+    assert b"hunter2" not in lb.ledger.read_bytes()

@@ -37,7 +37,7 @@ def test_command_gets_its_arguments_untouched_and_its_code_comes_back(lb: Comman
     assert code == 3
     assert out == "['--json', '--', 'cpu=9', '--help']\n"
     assert "exit code 3" in err
-    (held,) = [e for e in lb.ok("events", "--type", "allocated")["events"]]
+    (held,) = lb.ok("events", "--type", "allocated")["events"]
     assert (held["pool"], held["data"]["amounts"]) == ("box", {"cpu": 1000})
     assert lb.ok("list")["allocations"] == []
 

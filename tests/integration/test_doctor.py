@@ -459,3 +459,33 @@ def test_the_worst_level_counts(level: str, others: list[str]) -> None:
 def test_sizes_are_readable(amount: int, text: str) -> None:
     assert size(amount) == text
     assert size(3.5 * 2**50).endswith("TiB")
+
+
+# --- what guards the events -----------------------------------------------------------------------
+
+
+def test_missing_and_foreign_triggers_are_found(folder: Path, writer: Writer) -> None:
+    path = folder / "ledger.db"
+    assert not [f for f in examine(path) if "guards" in f.message]
+    connection = sqlite_driver.sqlite3.connect(path)
+    connection.execute("DROP TRIGGER events_no_delete")
+    connection.execute("CREATE TRIGGER spy AFTER INSERT ON events BEGIN SELECT 1; END")
+    connection.execute("CREATE VIEW mine AS SELECT * FROM events")
+    connection.commit()
+    connection.close()
+    found = next(f for f in examine(path) if "guards" in f.message)
+    assert found.level == "bad"
+    assert found.facts["faults"] == [
+        "trigger events_no_delete is missing",
+        "trigger spy is not Leasebook's",
+    ]
+
+
+def test_a_changed_index_is_found(folder: Path, writer: Writer) -> None:
+    connection = sqlite_driver.sqlite3.connect(folder / "ledger.db")
+    connection.execute("DROP INDEX events_by_command")
+    connection.execute("CREATE INDEX events_by_command ON events (command_id)")
+    connection.commit()
+    connection.close()
+    found = next(f for f in examine(folder / "ledger.db") if "guards" in f.message)
+    assert found.facts["faults"] == ["index events_by_command is another one"]

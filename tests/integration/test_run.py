@@ -91,6 +91,13 @@ def test_a_run_without_a_command_is_a_failure_of_the_caller(book: Path) -> None:
     assert "no command" in run.err
 
 
+def test_a_command_with_a_nul_character_is_never_started(book: Path) -> None:
+    from leasebook.run.command import RunOptions, run
+
+    assert run(book, RunOptions(), ["echo", "a\0b"]) == 125
+    assert not book.exists()
+
+
 def test_a_file_that_is_no_ledger_is_an_own_failure_and_not_a_refusal(tmp_path: Path) -> None:
     other = tmp_path / "notes.txt"
     other.write_text("not a ledger, but long enough to be looked at" * 20)
@@ -176,11 +183,13 @@ def burn(s):
     end = time.process_time() + s
     while time.process_time() < end: pass
 held = bytearray(60 << 20)
+reader, writer = os.pipe()
 if os.fork() == 0:
     if os.fork() == 0:
         burn(0.3); os._exit(0)
     os._exit(0)
-burn(0.3); time.sleep(0.5)
+os.close(writer)
+burn(0.3); os.read(reader, 1)  # until the grandchild has burnt its own
 """
     assert ran(book, *python(code), amounts={"cpu": 1, "memory": "300Mi"}).code == 0
     [event] = events_of(book, "usage_recorded")
@@ -370,8 +379,11 @@ def test_a_cpu_limit_is_enforced(book: Path) -> None:
 
 
 def test_no_control_group_is_left_behind(book: Path) -> None:
-    ran(book, "true", amounts=SMALL)
-    assert not list(Path("/sys/fs/cgroup").rglob("leasebook-A3-*"))
+    process = start(book, "cat", "/proc/self/cgroup", amounts=SMALL)
+    name = f"leasebook-A3-{process.pid}"
+    run = Ran(process)
+    assert name in run.out or "advisory" in run.err
+    assert not list(Path("/sys/fs/cgroup").rglob(name))
 
 
 # --- strays --------------------------------------------------------------------------------------

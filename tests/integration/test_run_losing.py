@@ -129,10 +129,10 @@ def test_a_command_that_handles_a_signal_has_the_last_word(
     book: Path, running: list[subprocess.Popen[str]]
 ) -> None:
     code = """
-import signal, sys, time
+import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(21))
-signal.signal(signal.SIGUSR1, lambda *_: print("one", flush=True))
-print("ready", flush=True)
+signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"one\\n"))
+os.write(1, b"ready\\n")
 while True: time.sleep(60)
 """
     process = start(book, *python(code), amounts=SMALL)
@@ -146,18 +146,18 @@ while True: time.sleep(60)
 
 def test_a_signal_arrives_once(book: Path, running: list[subprocess.Popen[str]]) -> None:
     code = """
-import signal, sys, time
+import os, signal, sys, time
 count = []
-signal.signal(signal.SIGTERM, lambda *_: (count.append(1), print(len(count), flush=True)))
+signal.signal(signal.SIGTERM, lambda *_: (count.append(1), os.write(1, b"got it\\n")))
 signal.signal(signal.SIGUSR2, lambda *_: sys.exit(len(count)))
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 while True: time.sleep(60)
 """
     process = start(book, *python(code), amounts=SMALL)
     running.append(process)
     assert line(process) == "ready"
     os.killpg(process.pid, signal.SIGTERM)
-    assert line(process) == "1"
+    assert line(process) == "got it"
     process.send_signal(signal.SIGUSR2)
     assert Ran(process).code == 1, "to the run's group, as an init system sends it"
 
@@ -299,3 +299,38 @@ def test_a_holder_that_hands_its_allocation_on_has_lost_it(
         manager.transfer(held.id, to="two", ttl="60s", holder="one")
         assert Ran(process).code == 128 + 15
         assert manager.get(held.id).state == "active", "it is not ours to release"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make control groups here")
+def test_limits_follow_an_allocation_that_is_adjusted_while_the_command_runs(
+    book: Path, running: list[subprocess.Popen[str]]
+) -> None:
+    import leasebook
+    from scheduler.processes.enclosure import Enclosure, EnclosureUnavailable
+
+    try:
+        Enclosure.create("probe-of-a-test", 100, None).remove()
+    except EnclosureUnavailable as error:
+        pytest.skip(f"no limit can be enforced here: {error.reason}")
+    with leasebook.open(book) as manager:
+        manager.open_pool("box", capacity={"cpu": 4, "memory": "1GiB"})
+        run = start(
+            book,
+            *python("import time; print('up', flush=True); time.sleep(60)"),
+            pool="box",
+            amounts={"cpu": "1", "memory": "256MiB"},
+        )
+        running.append(run)
+        assert run.stdout is not None
+        assert run.stdout.readline() == "up\n"
+        (held,) = manager.list()
+        groups = [
+            path
+            for path in Path("/sys/fs/cgroup").rglob("*.limit_in_bytes")
+            if path.name == "memory.limit_in_bytes" and f"{held.id}-" in str(path)
+        ]
+        if not groups:
+            groups = [p for p in Path("/sys/fs/cgroup").rglob("memory.max") if held.id in str(p)]
+        assert int(groups[0].read_text()) == 256 * 2**20
+        manager.adjust(held.id, {"memory": "512MiB"}, token=held.fencing_token)
+        assert eventually(lambda: int(groups[0].read_text()) == 512 * 2**20)

@@ -143,16 +143,17 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(bench: Bench) -> N
         "expire": {short.id},
         "crash": {held.id, forced.id},
         "ending": {forced.id},
+        "observe": set(),
     }
-    assert [report.acted for report in reports] == [1, 2, 1]
-    assert [report.acted for report in run_sweeps(bench.writer)] == [1, 2, 0]
+    assert [report.acted for report in reports] == [1, 2, 1, 0]
+    assert [report.acted for report in run_sweeps(bench.writer)] == [1, 2, 0, 0]
 
 
 def test_sweeping_twice_acts_once(bench: Bench) -> None:
     bench.allocate(dead_process())
     assert crash(bench.writer).acted == 1
     head = bench.writer.log.head()
-    assert [report.acted for report in run_sweeps(bench.writer)] == [0, 0, 0]
+    assert [report.acted for report in run_sweeps(bench.writer)] == [0, 0, 0, 0]
     assert bench.writer.log.head() == head
 
 

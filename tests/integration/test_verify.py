@@ -105,6 +105,34 @@ def test_a_missing_event_is_named() -> None:
     assert verify(Tampered(sample()[1:])).first_bad == 1
 
 
+@pytest.mark.parametrize("position", [0, -5, -(2**63)])
+def test_a_row_below_the_first_position_is_found(tmp_path: Path, position: int) -> None:
+    with SqliteLog.open(tmp_path / "ledger.db", create=True) as log:
+        rows = append(log, {}, {}, {})
+        connection = sqlite3.connect(tmp_path / "ledger.db")
+        connection.execute("DROP TRIGGER events_only_next")
+        forged = rows[1]._replace(position=position, command_id="forged")
+        connection.execute(f"INSERT INTO events VALUES ({', '.join('?' * len(forged))})", forged)
+        connection.commit()
+        connection.close()
+        result = verify(log)
+    assert (result.ok, result.first_bad, result.events) == (False, 1, 0)
+    assert f"at position {position}," in result.reason
+
+
+def test_an_unreadable_row_does_not_put_the_blame_on_a_rightly_redacted_one(tmp_path: Path) -> None:
+    with SqliteLog.open(tmp_path / "ledger.db", create=True) as log:
+        append(log, {"metadata": '{"n":1}'}, {}, {}, {})
+        redact(log, 1)
+        connection = sqlite3.connect(tmp_path / "ledger.db")
+        connection.execute("DROP TRIGGER events_no_update")
+        connection.execute("UPDATE events SET holder = CAST(x'ff' AS TEXT) WHERE position = 3")
+        connection.commit()
+        connection.close()
+        result = verify(log)
+    assert (result.ok, result.first_bad, result.redacted) == (False, 3, 1)
+
+
 def test_two_events_that_changed_places_are_found() -> None:
     rows = sample()
     rows[3], rows[4] = rows[4]._replace(position=4), rows[3]._replace(position=5)
@@ -263,12 +291,13 @@ def test_a_change_made_behind_the_triggers_is_found(tmp_path: Path) -> None:
         transaction.append(plain_rows(PAGE_ROWS + 10))
     raw = sqlite3.connect(path)
     raw.execute("DROP TRIGGER events_no_update")
-    raw.execute("UPDATE events SET data = replace(data, '1000', '9000') WHERE position = 2005")
+    bad = PAGE_ROWS + 5
+    raw.execute("UPDATE events SET data = data || ' ' WHERE position = ?", (bad,))
     raw.commit()
     raw.close()
     with SqliteLog.open(path) as log:
         result = verify(log)
-    assert (result.ok, result.first_bad) == (False, 2005)
+    assert (result.ok, result.first_bad) == (False, bad)
 
 
 def test_text_that_is_not_utf8_is_damage_with_a_position(tmp_path: Path) -> None:

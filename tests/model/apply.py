@@ -139,7 +139,7 @@ def _reclaim(model: Model, command: Reclaim, held: Held, now: int) -> list[Held]
         held.deadline = now + command.grace_ns
         return []
     happened = now if command.happened_at is None else min(command.happened_at, now)
-    return model.end(held, max(happened, held.since or 0), held.ending_cause or command.cause)
+    return model.end(held, max(happened, held.began), held.ending_cause or command.cause)
 
 
 def _adjust(model: Model, command: Adjust, held: Held, event: Event) -> None:

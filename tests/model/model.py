@@ -43,6 +43,11 @@ class Held:
     ended_by: str | None = None
 
     @property
+    def began(self) -> int:
+        """The earliest instant at which it can have ended."""
+        return self.asked_at if self.granted_at is None else self.granted_at
+
+    @property
     def parent(self) -> str | None:
         """The allocation it draws on."""
         return self.request.parent
@@ -225,7 +230,7 @@ class Model:
         gone = [held]
         for child in self.children(held.id):
             by = "withdrawn" if child.state in ("waiting", "reserved") else "leaked"
-            gone += self.end(child, max(at, child.since or at), by)
+            gone += self.end(child, max(at, child.began), by)
         held.state, held.ended_at, held.ended_by = "ended", at, cause
         return gone
 

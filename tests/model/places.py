@@ -132,6 +132,8 @@ def _cards_grow(site: Site, resource: str, cards: Devices, amount: int) -> bool:
         ((card, share),) = mine.items()
         return site.room_on(resource, card) >= amount - share
     for card, share in mine.items():
+        if card not in site.cards.get(resource, {}):
+            return False
         if share < CARD and site.room_on(resource, card) < CARD - share:
             return False
     return len(site.free_cards(resource)) >= amount // CARD - len(mine)

@@ -117,7 +117,7 @@ nonsense = st.sampled_from(
         Request({"cpu": 1}, ttl_ns=5, reserve_ns=-1),
         Request({"cpu": 1}, ttl_ns=5, max_age_ns=0),
         Request({"cpu": 1}, ttl_ns=5, priority="urgent"),
-        Request({"cpu": 1}, ttl_ns=5, strategy="worst_fit"),
+        Request({"cpu": 1}, ttl_ns=5, strategy="no_such_fit"),
     )
 )
 """Requests that can never be right as they stand."""

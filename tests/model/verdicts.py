@@ -37,10 +37,12 @@ def on_allocate(model: Model, command: Allocate) -> set[str]:
     """A request for capacity."""
     request = command.request
     pool = model.pools.get(command.pool)
-    if pool is None or pool.closed:
+    if pool is None:
         return {"no_such_pool"}
     if pool.kind == "observed":
-        return {"observed_pool"}
+        return {"observed_pool"} | ({"no_such_pool"} if pool.closed else set())
+    if pool.closed:
+        return {"no_such_pool"}
     never: set[str] = set()
     if PRIORITIES.index(request.priority) > PRIORITIES.index(pool.max_priority):
         never.add("priority_not_allowed")

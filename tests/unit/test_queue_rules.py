@@ -188,6 +188,15 @@ def test_changing_the_order_lines_everybody_up_anew() -> None:
     assert granted(s)[-1] == first
 
 
+def test_changing_one_pools_order_leaves_other_pools_alone() -> None:
+    s = pool_of()
+    s.pool("other", m1={"cpu": 1000})
+    s.got({"cpu": 1000}, pool="other")
+    waiting = s.waits({"cpu": 1000}, pool="other")
+    s.when(SetPolicy(command_id="p", pool="box", policy={"ageing_ns": 1000}))
+    assert list(s.book.pools["other"].space.waiting) == [waiting]
+
+
 def test_a_book_with_a_queue_survives_being_written_out_and_read_back() -> None:
     s = pool_of(overtakes_max=1)
     s.got({"cpu": 4000}, sticky="k")
