@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ledger.nodes import Node
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Devices, Placement
@@ -12,6 +12,41 @@ def free(node: Node, resource: str) -> int:
     """Base units of a resource that the node could still give (never below 0)."""
     taken = node.in_use.get(resource, 0) + node.outside.get(resource, 0)
     return max(0, node.capacity.get(resource, 0) - taken)
+
+
+def left(node: Node, resource: str) -> int:
+    """Base units of a resource that nobody uses; below 0 where more is used than there is."""
+    taken = node.in_use.get(resource, 0) + node.outside.get(resource, 0)
+    return node.capacity.get(resource, 0) - taken
+
+
+MILLION = 1_000_000
+# A share in millionths is a product; with more bits than this it would not fit into 64 of them.
+_BITS = 43
+
+
+def scale_of(whole: int) -> tuple[int, int]:
+    """How shares of a whole are taken: bits to leave out of an amount, and what to divide by."""
+    shift = max(0, whole.bit_length() - _BITS)
+    return shift, whole >> shift
+
+
+def scaled(amount: int, whole: int) -> int:
+    """An amount as a share of a whole, in whole millionths; 0 where there is no whole."""
+    if whole <= 0:
+        return 0
+    shift, divisor = scale_of(whole)
+    return (amount >> shift) * MILLION // divisor
+
+
+def largest_of(nodes: Iterable[Node]) -> Amounts:
+    """Resource → the largest capacity of one node."""
+    largest: Amounts = {}
+    for node in nodes:
+        for resource, amount in node.capacity.items():
+            if amount > largest.get(resource, 0):
+                largest[resource] = amount
+    return largest
 
 
 def carries(node: Node, select: Mapping[str, str] | None) -> bool:

@@ -1,13 +1,13 @@
 """Placement: on which node a request lands, or on which nodes where it asks to spread.
 
-A strategy answers one question: which of the eligible nodes takes these amounts. Which strategy is
-asked comes from the request, else from the pool's policy and its roll-out.
+A strategy (:mod:`ledger.rules.strategies`) answers one question: which of the eligible nodes takes
+these amounts. Which one is asked comes from the request, else from the pool's policy and its
+roll-out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from hashlib import sha256
 
 from ledger.mix import Mix
@@ -15,22 +15,19 @@ from ledger.nodes import Node
 from ledger.policy import Policy
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Placement, Request
 from ledger.rules.capacity import carries, fits_empty, place_on
+from ledger.rules.strategies import STRATEGIES, Wish, eligible
 from ledger.spaces import Space
 
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What is to be placed, and how.
-
-    ``seed`` comes from the command's id, so that a randomised choice is decided again the same way.
-    ``barred`` are nodes kept for others; ``prefer`` are nodes to be tried first, in order.
-    """
-
-    request: Request
-    strategy: str
-    seed: int = 0
-    barred: Collection[str] = ()
-    prefer: tuple[str, ...] = ()
+__all__ = [
+    "STRATEGIES",
+    "Wish",
+    "could_ever_fit",
+    "eligible",
+    "place",
+    "seed_of",
+    "shares_of",
+    "strategy_for",
+]
 
 
 def seed_of(command: str) -> int:
@@ -45,77 +42,6 @@ def strategy_for(request: Request, policy: Policy, seed: int) -> str:
     if policy.rollout_strategy is not None and seed % 1000 < policy.rollout_permille:
         return policy.rollout_strategy
     return policy.strategy
-
-
-def eligible(nodes: Iterable[Node], wish: Wish) -> Iterable[Node]:
-    """The nodes that a wish may land on, in the pool's order, whatever they have in use."""
-    select, barred = wish.request.select, wish.barred
-    if not select and not barred:
-        return (node for node in nodes if not node.cordoned)
-    return (
-        node
-        for node in nodes
-        if not node.cordoned and node.name not in barred and carries(node, select)
-    )
-
-
-def _left(node: Node, placement: Placement) -> int:
-    """What would be left of what was placed, as a share of capacity, summed, in whole millionths."""
-    return sum(
-        (node.capacity[r] - in_use) * 1_000_000 // node.capacity[r]
-        for r, in_use in placement.in_use.items()
-    )
-
-
-def first_fit(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
-    """The first node, in the pool's order, on which the amounts fit."""
-    for node in eligible(space.nodes.values(), wish):
-        placement = place_on(node, amounts)
-        if placement is not None:
-            return placement
-    return None
-
-
-def best_fit(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
-    """The node that would have least left; equal ones go to the node whose name sorts first."""
-    return _extreme(space, wish, amounts, 1)
-
-
-def worst_fit(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
-    """The node that would have most left; equal ones go to the node whose name sorts first."""
-    return _extreme(space, wish, amounts, -1)
-
-
-def _extreme(space: Space, wish: Wish, amounts: Amounts, sign: int) -> Placement | None:
-    best: tuple[int, str] | None = None
-    chosen: Placement | None = None
-    for node in eligible(space.nodes.values(), wish):
-        placement = place_on(node, amounts)
-        if placement is None:
-            continue
-        left = sign * _left(node, placement)
-        if best is None or (left, node.name) < best:
-            best, chosen = (left, node.name), placement
-    return chosen
-
-
-def random_fit(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
-    """Any node with room, each equally likely, drawn by the wish's seed."""
-    fitting = []
-    for node in eligible(space.nodes.values(), wish):
-        placement = place_on(node, amounts)
-        if placement is not None:
-            fitting.append(placement)
-    return fitting[wish.seed % len(fitting)] if fitting else None
-
-
-Strategy = Callable[[Space, Mix, Wish, Amounts], Placement | None]
-STRATEGIES: dict[str, Strategy] = {
-    "first_fit": first_fit,
-    "best_fit": best_fit,
-    "worst_fit": worst_fit,
-    "random": random_fit,
-}
 
 
 def _one(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
@@ -186,9 +112,10 @@ def _spread_over(
 
 def could_ever_fit(nodes: Iterable[Node], request: Request) -> bool:
     """Whether the nodes, cordoned or not, are large enough if nothing were in use."""
-    fitting = [node for node in nodes if carries(node, request.select)]
     if request.spread is None:
-        return any(fits_empty(node, request.amounts) for node in fitting)
+        select, amounts = request.select, request.amounts
+        return any(fits_empty(node, amounts) for node in nodes if carries(node, select))
+    fitting = [node for node in nodes if carries(node, request.select)]
     counts = [request.spread] if request.spread else range(1, len(fitting) + 1)
     for count in counts:
         parts = shares_of(request.amounts, count)

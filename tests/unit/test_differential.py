@@ -17,8 +17,8 @@ from ledger.codec import from_row, to_row
 from ledger.commands import AnyCommand, Targeted
 from ledger.decide import decide
 from ledger.errors import InvalidInput
-from ledger.evolve import evolve
 from ledger.events import Event
+from ledger.evolve import evolve
 from ledger.fields import dump, load
 from ledger.log import GENESIS, Row
 from ledger.rules.waiting import next_move

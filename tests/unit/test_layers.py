@@ -31,8 +31,9 @@ PURE_STDLIB = frozenset({
     "json", "math", "numbers", "operator", "re", "string", "struct", "types", "typing",
 })
 # fmt: on
-# Of the dependencies: canonical JSON, which is a function of its argument.
-PURE_DEPENDENCIES = frozenset({"orjson"})
+# Of the dependencies: canonical JSON, and arithmetic on whole columns; both are functions of their
+# arguments. numpy serves a cache (`ledger.rules.tables`) that changes no decision.
+PURE_DEPENDENCIES = frozenset({"numpy", "orjson"})
 # Builtins that reach outside, or whose result differs from process to process (hash of a str, id).
 IMPURE_BUILTINS = frozenset({"open", "print", "input", "exec", "eval", "__import__", "hash", "id"})
 # It writes initialisers as source, from the fields of our own classes and nothing else, and is where
