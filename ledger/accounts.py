@@ -127,6 +127,8 @@ def join_line(book: Book, space: Space, allocation: Allocation) -> None:
     policy = book.pools[allocation.pool].policy
     request = allocation.request
     space.waiting[allocation.id] = None
+    kind = frozenset(request.amounts)
+    space.kinds[kind] = space.kinds.get(kind, 0) + 1
     space.shapes[allocation.id] = (shape_of(request), request.spread, allocation.gang)
     if policy.order == "fifo":
         space.line.add(allocation.id, 0, "", "")
@@ -144,6 +146,10 @@ def join_line(book: Book, space: Space, allocation: Allocation) -> None:
 def _leave_line(space: Space, allocation: Allocation) -> None:
     space.waiting.pop(allocation.id, None)
     space.shapes.pop(allocation.id, None)
+    kind = frozenset(allocation.request.amounts)
+    space.kinds[kind] -= 1
+    if not space.kinds[kind]:
+        del space.kinds[kind]
     space.line.remove(allocation.id)
     if allocation.gang is not None:
         members = space.gangs[allocation.gang]
@@ -153,6 +159,14 @@ def _leave_line(space: Space, allocation: Allocation) -> None:
     if allocation.claim is not None:
         space.claims.pop(allocation.claim, None)
     space.freed = True
+
+
+def _frees_quota(book: Book, allocation: Allocation) -> None:
+    """Less is held: where a quota spans all pools, those may go on that it held up in other pools."""
+    tenant, quotas = allocation.tenant, book.quotas
+    if (tenant, None, None) in quotas or (tenant, allocation.holder, None) in quotas:
+        for pool in book.pools.values():
+            pool.space.freed = True
 
 
 def _note_request(pool: Pool, request: Request) -> None:
@@ -209,9 +223,11 @@ def _end_allocation(book: Book, before: Allocation, event: Event) -> None:
         _count(pool, before, before.amounts, -1)
         space.leaves(before.id, [p.node for p in before.placements])
         space.elastic.pop(before.id, None)
+        _frees_quota(book, before)
         if before.granted_at is not None:
             _remember_habit(pool, before, event.at)
-            if pool.consumable:
+            # What draws on another is settled where that one is: its amounts are held there.
+            if pool.consumable and before.request.parent is None:
                 body = event.body
                 _spend(pool, before, body.consumed if isinstance(body, Released) else None)
     else:
@@ -285,9 +301,15 @@ def _change_tenure(
         _count(pool, before, before.amounts, -1)
         _take(space, after.placements, event.position)
         _count(pool, after, after.amounts, 1)
+        _frees_quota(book, before)
     elif before.holder != after.holder:
         _count(pool, before, before.amounts, -1)
         _count(pool, after, after.amounts, 1)
+        space.freed = True
+        _frees_quota(book, before)
+    elif before.state == "reserved" and after.request.most is not None:
+        # From its confirmation on it may be stretched.
+        space.freed = True
     if type(event.body) is Adjusted:
         if after.request.most is None:
             space.elastic.pop(after.id, None)

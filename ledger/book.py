@@ -65,13 +65,25 @@ class Pool:
         self.sticky: dict[tuple[str, str], tuple[str, ...]] = {}
         self.mix = Mix()
         self.spent: dict[str, Amounts] = {}
-        self.refilled_at = opened_at if policy.refill_from is None else policy.refill_from
+        self.refilled_at = opened_at
+        if policy.refill_from is not None:
+            self.refilled_at = policy.refill_from
+            if policy.refill_from > opened_at:
+                self.begin_periods(opened_at)
+
+    def begin_periods(self, now: int) -> None:
+        """Let periods begin anew at ``refill_from``, also a future one: the last of them before now."""
+        start, every = self.policy.refill_from, self.policy.refill_every_ns
+        if start is not None and every is not None:
+            self.refilled_at = start + (now - start) // every * every
 
     @property
     def next_refill(self) -> int | None:
         """When a consumable pool is refilled next, or None."""
         every = self.policy.refill_every_ns
-        return None if every is None or self.closed else self.refilled_at + every
+        if every is None or self.closed or self.kind == "observed":
+            return None
+        return self.refilled_at + every
 
     def share(self, tenant: str, holder: str | None) -> int:
         """Dominant share, in millionths: the largest part of any resource that is held."""
@@ -226,7 +238,7 @@ class Book:
         if space is not None:
             return space
         allocation = self.allocations.get(parent)
-        if allocation is None or allocation.state != "active":
+        if allocation is None or allocation.state not in ("active", "ending"):
             return None
         return Space(parent, {p.node: lending(p) for p in allocation.placements}, parent)
 

@@ -123,13 +123,14 @@ def _evolve_pool(
     pool.space.freed = True
 
 
-def _set_policy(book: Book, pool: Pool, body: PolicySet) -> None:
+def _set_policy(book: Book, pool: Pool, body: PolicySet, at: int) -> None:
     before = pool.policy
     pool.policy = pool.policy.changed(body.policy)
-    if (before.order, before.ageing_ns) != (pool.policy.order, pool.policy.ageing_ns):
-        lent = [s for id_, s in book.lent.items() if book.allocations[id_].pool == pool.name]
-        for space in [pool.space, *lent]:
+    lent = [s for id_, s in book.lent.items() if book.allocations[id_].pool == pool.name]
+    for space in [pool.space, *lent]:
+        if (before.order, before.ageing_ns) != (pool.policy.order, pool.policy.ageing_ns):
             _line_up_anew(book, space)
+        space.freed = True
     if before.probe != "none" and (before.probe, before.probe_host) != (
         pool.policy.probe,
         pool.policy.probe_host,
@@ -138,12 +139,13 @@ def _set_policy(book: Book, pool: Pool, body: PolicySet) -> None:
         for node in list(pool.space.nodes.values()):
             if node.outside:
                 pool.space.replace(node.seen(outside={}))
-    pool.space.freed = True
+    if "refill_from" in body.policy:
+        pool.begin_periods(at)
     book.set_refill(pool)
 
 
 def _line_up_anew(book: Book, space: Space) -> None:
-    waiting, space.waiting, space.line = list(space.waiting), {}, Line()
+    waiting, space.waiting, space.line, space.kinds = list(space.waiting), {}, Line(), {}
     for waiting_id in waiting:
         join_line(book, space, book.allocations[waiting_id])
 
@@ -209,8 +211,9 @@ def _remember_refusal(book: Book, event: Event, body: Refused) -> None:
     recent.pop(key, None)
     recent[key] = (event.position, event.at)
     horizon = event.at - REFUSAL_WINDOW_NS
-    for old in [k for k, (_, at) in recent.items() if at <= horizon]:
-        del recent[old]
+    # They stand in order of time: the first that is young enough ends the look.
+    while recent and next(iter(recent.values()))[1] <= horizon:
+        del recent[next(iter(recent))]
 
 
 def _see_holder(book: Book, event: Event, body: HolderSeen) -> None:
@@ -279,7 +282,7 @@ def evolve(book: Book, event: Event) -> None:
             _set_quota(book, event, body)
         case PolicySet():
             assert pool is not None
-            _set_policy(book, pool, body)
+            _set_policy(book, pool, body, event.at)
         case HolderSeen():
             _see_holder(book, event, body)
         case TaskStarted():

@@ -6,7 +6,8 @@ quota. Fewest first, then youngest. They are asked, have their grace, and are re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from ledger.advance import LEDGER
 from ledger.book import Allocation, Book, Pool
@@ -17,52 +18,79 @@ from ledger.rules.answers import Draft
 from ledger.rules.capacity import carries, place_on
 from ledger.rules.claims import claim
 from ledger.rules.leases import end_descendants
-from ledger.rules.quotas import borrows_from
+from ledger.rules.quotas import Leaving, borrows_from
 from ledger.spaces import Space
 
 VICTIMS_MAX = 64
 """The most allocations that one request may send away."""
 
 
-def _may_send_away(book: Book, pool: Pool, asking: Allocation) -> Callable[[Allocation], bool]:
-    by_priority = pool.policy.preemption == "lower_priority"
-    mine = PRIORITIES.index(asking.request.priority)
+class _Senders:
+    """Whom a waiting request may send away, given who has been asked to go already."""
 
-    def may(victim: Allocation) -> bool:
-        if by_priority and PRIORITIES.index(victim.request.priority) < mine:
-            return True
-        return borrows_from(book, victim, asking)
+    def __init__(self, book: Book, pool: Pool, asking: Allocation) -> None:
+        self._book = book
+        self._asking = asking
+        self._by_priority = pool.policy.preemption == "lower_priority"
+        self._mine = PRIORITIES.index(asking.request.priority)
+        self._borrows = any((asking.tenant, where) in book.cohorts for where in (None, pool.name))
+        self._leaving: Leaving = {}
+        if self._borrows:
+            for a in book.allocations.values():
+                if a.state == "ending" and a.request.parent is None:
+                    _count_in(self._leaving, a)
 
-    return may
+    def choose(self, candidates: Iterable[Allocation]) -> Iterator[Allocation]:
+        """Those of the candidates that may be sent away, the youngest first, one after the other."""
+        leaving = self._leaving
+        if self._borrows:
+            leaving = {key: amounts.copy() for key, amounts in leaving.items()}
+        for a in sorted(candidates, key=lambda a: (-(a.granted_at or 0), -a.position)):
+            if self._by_priority and PRIORITIES.index(a.request.priority) < self._mine:
+                yield a
+            elif self._borrows and borrows_from(self._book, a, self._asking, leaving):
+                yield a
+            else:
+                continue
+            if self._borrows:
+                _count_in(leaving, a)
+
+
+def _count_in(leaving: Leaving, a: Allocation) -> None:
+    for key in ((a.tenant, None), (a.tenant, a.pool)):
+        total = leaving.setdefault(key, {})
+        for resource, amount in a.amounts.items():
+            total[resource] = total.get(resource, 0) + amount
 
 
 def make_room(
     book: Book, space: Space, pool: Pool, asking: Allocation, barred: set[str], now: int
 ) -> Draft | None:
     """Ask those to go who are in the way, and keep their node for the one who waits; None where nobody
-    may be sent away, or it was done already.
+    may be sent away, or where those who are going already are enough.
     """
     request = asking.request
     if request.parent is not None or request.spread is not None or asking.gang is not None:
         return None
     if pool.policy.preemption == "never" and not book.cohorts:
         return None
-    there: dict[str, list[Allocation]] = {}
-    may = _may_send_away(book, pool, asking)
-    for node_name, ids in space.standing.items():
-        for each in ids:
-            a = book.allocations[each]
-            if a.state == "ending" and node_name == asking.claim:
-                return None
-            if a.state == "active" and len(a.placements) == 1 and may(a):
-                there.setdefault(node_name, []).append(a)
+    may = _Senders(book, pool, asking)
     best: tuple[int, int, str] | None = None
     chosen: list[Allocation] = []
-    for name, candidates in there.items():
+    for name, ids in space.standing.items():
         node = space.nodes[name]
-        if name in barred or node.cordoned or not carries(node, request.select):
+        # A node has one claim, so what is kept for somebody else cannot be kept for this one too.
+        taken = name in barred or space.claims.get(name, asking.id) != asking.id
+        if taken or node.cordoned or not carries(node, request.select):
             continue
-        victims = _fewest(node, candidates, asking)
+        there = [book.allocations[each] for each in ids]
+        going = [a for a in there if _is_going(a) or (a.state == "ending" and name == asking.claim)]
+        for a in going:
+            node = _without(node, a)
+        if going and place_on(node, request.amounts) is not None:
+            return None
+        active = (a for a in there if a.state == "active" and len(a.placements) == 1)
+        victims = _fewest(node, may.choose(active), asking)
         if victims is None:
             continue
         age = sum(now - (v.granted_at or now) for v in victims)
@@ -71,13 +99,27 @@ def make_room(
     return None if best is None else _ask(book, space, pool, asking, best[2], chosen, now)
 
 
+def _is_going(a: Allocation) -> bool:
+    """Whether what was asked to end will: it has no process, or its process is made to."""
+    return a.state == "ending" and (a.enforced or a.request.process is None)
+
+
+def _without(node: Node, a: Allocation) -> Node:
+    for placement in a.placements:
+        if placement.node == node.name:
+            node = node.plus(placement, -1)
+    return node
+
+
 def _fewest(
-    node: Node, candidates: list[Allocation], asking: Allocation
+    node: Node, candidates: Iterator[Allocation], asking: Allocation
 ) -> list[Allocation] | None:
-    """Who must leave a node for the request to fit, youngest first, nobody in vain; None: not enough."""
-    shadow, victims = node, []
-    youngest = sorted(candidates, key=lambda a: (-(a.granted_at or 0), -a.position))
-    for victim in youngest[:VICTIMS_MAX]:
+    """Who of the candidates, in their order, must leave a node for the request to fit, nobody in vain;
+    None: not enough.
+    """
+    shadow = node
+    victims: list[Allocation] = []
+    for victim in islice(candidates, VICTIMS_MAX):
         shadow = shadow.plus(victim.placements[0], -1)
         victims.append(victim)
         if place_on(shadow, asking.request.amounts) is not None:
@@ -107,7 +149,9 @@ def _ask(
     for victim in victims:
         if grace or victim.request.process is not None:
             enforced = victim.request.process is not None
-            body = Ending("preempted", now + grace, enforced, LEDGER, reason)
+            # Being asked to go lengthens no lease.
+            until = min(now + grace, victim.lease_until or now + grace)
+            body = Ending("preempted", until, enforced, LEDGER, reason)
             draft.on(victim, body)
         else:
             end_descendants(book, draft, victim, now)

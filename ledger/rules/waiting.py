@@ -9,8 +9,7 @@ for no more than what is held there now. A request blocked by its quota blocks n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 
 from ledger.book import Allocation, Book, Pool
 from ledger.requests import Amounts
@@ -26,6 +25,8 @@ def in_the_way(book: Book, space: Space, amounts: Amounts, policy_order: str) ->
     """In strict order, the first waiting request that a newcomer must not overtake, or None."""
     if policy_order != "fifo":
         return None
+    if all(amounts.keys().isdisjoint(kind) for kind in space.kinds):
+        return None
     for waiting_id in space.waiting:
         waiting = book.allocations[waiting_id]
         if compete(waiting.request.amounts, amounts) and not quota_blocks(book, waiting):
@@ -33,14 +34,38 @@ def in_the_way(book: Book, space: Space, amounts: Amounts, policy_order: str) ->
     return None
 
 
-def in_order(book: Book, space: Space, pool: Pool) -> Iterator[Allocation]:
-    """Those who wait, in the order in which they are served, as many as one pass looks at."""
-    ids = space.line.candidates(pool.share, pool.holding)
-    for waiting_id in islice(ids, pool.policy.backfill_depth):
+def _in_order(book: Book, space: Space, pool: Pool) -> Iterator[Allocation]:
+    """Those who wait, in the order in which they are served, as many as one pass looks at.
+
+    Who is held up by its own quota takes no place in that count, and who has a claim is looked at in
+    any case: else the first could hold up all behind them, and the bound of a claim would not hold.
+    """
+    depth = pool.policy.backfill_depth if pool.policy.order == "fair" else len(space.waiting)
+    line = space.line.candidates(pool.share, pool.holding)
+    looked_at: set[str] = set()
+    for waiting in _unblocked(book, space, line):
+        yield waiting
+        looked_at.add(waiting.id)
+        if len(looked_at) >= depth:
+            break
+    claimants = sorted(space.claims.values(), key=lambda each: int(each[1:]))
+    yield from _unblocked(book, space, (each for each in claimants if each not in looked_at))
+
+
+def _unblocked(book: Book, space: Space, ids: Iterable[str]) -> Iterator[Allocation]:
+    """Those that no quota of their own holds up. A gang is one place: its first member stands for it."""
+    blocked: dict[tuple[object, ...], bool] = {}
+    for waiting_id in ids:
         waiting = book.allocations[waiting_id]
-        # A gang is one place: its first member stands for all.
-        if waiting.gang is None or waiting.gang == waiting_id:
-            yield waiting
+        if waiting.gang is not None and waiting.gang != waiting_id:
+            continue
+        if book.quotas:
+            key = (waiting.tenant, waiting.holder, space.shapes[waiting_id])
+            if key not in blocked:
+                blocked[key] = quota_blocks(book, waiting)
+            if blocked[key]:
+                continue
+        yield waiting
 
 
 def next_move(book: Book, space: Space, now: int) -> Draft | None:
@@ -48,29 +73,38 @@ def next_move(book: Book, space: Space, now: int) -> Draft | None:
 
     The caller evolves its events and asks again, until there is nothing more to do.
     """
+    if space.parent is not None and book.allocations[space.parent].state != "active":
+        # What is asked to end lends nothing more.
+        return None
     if space.waiting:
         claimed = next_claim(book, space, now)
         if claimed is not None:
             return claimed
-        served = _serve(book, space, now)
+        pool = book.pools[book.allocations[next(iter(space.waiting))].pool]
+        served = _serve(book, space, pool, now)
         if served is not None:
             return served
+        if len(space.waiting) > pool.policy.backfill_depth:
+            claimed = next_claim(book, space, now, late=True)
+            if claimed is not None:
+                return claimed
     return elastic.next_growth(book, space, now)
 
 
-def _serve(book: Book, space: Space, now: int) -> Draft | None:
-    pool = book.pools[book.allocations[next(iter(space.waiting))].pool]
+def _serve(book: Book, space: Space, pool: Pool, now: int) -> Draft | None:
     strict = pool.policy.order == "fifo"
+    may_preempt = pool.policy.preemption != "never" or bool(book.cohorts)
     blocked: Amounts = {}
     failed: set[tuple[object, ...]] = set()
-    for waiting in in_order(book, space, pool):
-        asked = waiting.request.amounts
+    for waiting in _in_order(book, space, pool):
+        asked = waiting.request.amounts if waiting.gang is None else gangs.total(book, waiting)
         if strict and compete(asked, blocked):
             continue
         shape = space.shapes[waiting.id]
+        if may_preempt:
+            # Whom it may send away depends on who asks.
+            shape = (*shape, waiting.request.priority, waiting.tenant)
         if shape in failed and waiting.claim is None:
-            continue
-        if quota_blocks(book, waiting):
             continue
         draft = _grant_or_make_room(book, space, pool, waiting, now)
         if draft is not None:
@@ -79,6 +113,8 @@ def _serve(book: Book, space: Space, now: int) -> Draft | None:
             failed.add(shape)
         if strict:
             blocked.update(asked)
+            if not any(blocked.keys().isdisjoint(kind) for kind in space.kinds):
+                return None
     return None
 
 

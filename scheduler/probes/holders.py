@@ -43,10 +43,15 @@ class Processes:
 
     def sees(self, held: Held) -> bool:
         """Whether the processes of a holder can be told here: all are of this host, boot and
-        pid namespace. A holder without any, bound by a ttl, cannot be told from others."""
-        return bool(held.processes) and all(
-            (one.host, one.boot_id, one.pid_namespace) == self._ours for one in held.processes
-        )
+        pid namespace, and none is hidden. A holder without any, bound by a ttl, cannot be told
+        from others."""
+        return bool(held.processes) and all(map(self._shows, held.processes))
+
+    def _shows(self, one: ProcessIdentity) -> bool:
+        if (one.host, one.boot_id, one.pid_namespace) != self._ours:
+            return False
+        # A /proc mounted with hidepid shows nothing of other users; the kernel still answers.
+        return one.pid in self.table or not procfs.exists(one.pid)
 
     def tree(self, roots: Iterable[ProcessIdentity]) -> dict[Key, ProcStat]:
         """All that descend from these processes or are in a session that one of them leads.

@@ -348,7 +348,7 @@ def test_a_closed_port_goes_to_who_waits_for_it(lb: CommandLine) -> None:
         port = made.hear()[0]
         lb.ok("pool", "open", "web", "--node", f"{port}:port=1")
         waiting = lb.process("allocate", "web", "port=1", "--wait", "60s", "--json")
-        assert eventually(lambda: lb.ok("pool", "show", "web")["waiting"] == 1)
+        assert eventually(lambda: lb.ok("pool", "show", "web")["waiting"] == 1, 30)
         made.say()
         assert made.hear() == ["closed"]
         out, _ = waiting.communicate(timeout=30)

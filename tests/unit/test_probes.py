@@ -314,6 +314,33 @@ def test_a_whole_card_that_others_share_is_refused_as_unmanaged_use() -> None:
 # --- who holds, and what is worth recording ------------------------------------------------------
 
 
+def test_holders_elsewhere_or_hidden_cannot_be_told_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    me = identify()
+    processes = Processes()
+    assert processes.sees(Held("A1", {}, (me,)))
+    assert os.getpid() in {stat.pid for stat in processes.tree([me]).values()}
+    assert processes.tree([replace(me, start_time=1)]) == {}
+    assert not processes.sees(Held("A1", {}))
+    for other in ({"host": "x"}, {"boot_id": "x"}, {"pid_namespace": "x"}):
+        assert not processes.sees(Held("A1", {}, (me, replace(me, **other))))
+    gone = Held("A1", {}, (replace(me, pid=4194303),))
+    assert processes.sees(gone), "an ended one uses nothing, and that is known"
+    monkeypatch.setattr("scheduler.processes.procfs.exists", lambda pid: True)
+    assert not processes.sees(gone), "it is there, and hidden"
+
+
+def test_a_machine_that_cannot_be_read_fails_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(24, "too many open files")
+
+    monkeypatch.setattr(lookout, "look_at_host", broken)
+    with leasebook.open(":memory:") as manager:
+        manager.open_pool("p", capacity={"cpu": 4}, policy={"probe": "host"})
+        assert manager.allocate({"cpu": 1}, pool="p").state == "active"
+
+
 def test_what_draws_on_a_holder_belongs_to_it() -> None:
     s = Scenario()
     s.pool(n1={"cpu": 4000}, n2={"cpu": 4000})
