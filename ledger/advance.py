@@ -127,6 +127,10 @@ def advance(allocation: Allocation | None, event: Event) -> Allocation | None:
     return changed(allocation, event)
 
 
+def _until(body: Transferred, event: Event) -> int | None:
+    return None if body.lease_until is None else body.lease_until - event.at
+
+
 def changed(allocation: Allocation, event: Event) -> Allocation:
     """What an event that does not end an allocation makes of it."""
     body = event.body
@@ -166,7 +170,8 @@ def changed(allocation: Allocation, event: Event) -> Allocation:
         request = replace(
             allocation.request,
             process=body.process,
-            ttl_ns=None if bound else allocation.request.ttl_ns,
+            # What was bound to a process has no ttl of its own: renewals go by the one it got now.
+            ttl_ns=None if bound else allocation.request.ttl_ns or _until(body, event),
         )
         return replace(
             allocation,

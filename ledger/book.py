@@ -72,10 +72,10 @@ class Pool:
                 self.begin_periods(opened_at)
 
     def begin_periods(self, now: int) -> None:
-        """Let periods begin anew at ``refill_from``, also a future one: the last of them before now."""
+        """Count periods from ``refill_from`` on: the next boundary after now, at the earliest that."""
         start, every = self.policy.refill_from, self.policy.refill_every_ns
         if start is not None and every is not None:
-            self.refilled_at = start + (now - start) // every * every
+            self.refilled_at = start + max(-1, (now - start) // every) * every
 
     @property
     def next_refill(self) -> int | None:

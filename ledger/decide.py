@@ -39,6 +39,7 @@ from ledger.rules import admission, gangs, leases, pools, tenure
 from ledger.rules.access import find
 from ledger.rules.answers import Draft, No
 from ledger.rules.placement import Wish, seed_of
+from ledger.rules.quotas import gang_over_quota
 from ledger.rules.validity import (
     MAX_BATCH,
     check_amounts,
@@ -153,8 +154,10 @@ def _wait_as_gang(
         Wish(item.request, "first_fit", seed_of(admission.command_of(cause)))
         for item, cause in zip(command.items, causes, strict=True)
     ]
+    asked = [(item.tenant, item.holder, item.request.amounts) for item in command.items]
     too_many = len(pool.space.waiting) + len(command.items) > pool.policy.queue_limit
-    if too_many or not gangs.could_ever_fit(pool, wishes):
+    never = gang_over_quota(book, pool.name, asked, ever=True) is not None
+    if too_many or never or not gangs.could_ever_fit(pool, wishes):
         return (_refuse_batch(book, command, failed, now),)
     body = failed.body
     assert isinstance(body, Refused)

@@ -166,6 +166,7 @@ def load(data: bytes) -> Book:
         space = _lend(book, key)
         space.overtakers = overtakers
         _load_line(book, space, waiting)
+    book.lent = {key: book.lent[key] for key, _, _ in plain["lent"]}
     for tenant, holder, pool, limits in plain["quotas"]:
         book.quotas[tenant, holder, pool] = limits
     for tenant, pool, name in plain["cohorts"]:
@@ -176,6 +177,9 @@ def load(data: bytes) -> Book:
         book.holders[tenant, holder] = decode_process(process)
     for refusal, (position, at) in plain["recent_refusals"]:
         book.recent_refusals[_tupled(refusal)] = (position, at)
+    for space in book.spaces():
+        # A book is dumped when all that could be handed on has been.
+        space.freed = False
     return book
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
+from ledger.nodes import Node
 from ledger.requests import Amounts, Placement, Request
 from ledger.rules.answers import No
 from ledger.rules.claims import barred_for
@@ -35,8 +36,9 @@ def adjustment(
             "release it and ask anew",
         )
     lent = book.lent.get(allocation.id)
-    lent_use = {} if lent is None else lent.nodes[allocation.placements[0].node].in_use
-    for resource, amount in lent_use.items():
+    lending = None if lent is None else lent.nodes[allocation.placements[0].node]
+    lent_use = {} if lending is None else lending.in_use
+    for resource, amount in sorted(lent_use.items()):
         if amount > wanted.get(resource, 0):
             return No(
                 Reason.INSUFFICIENT_CAPACITY,
@@ -50,11 +52,29 @@ def adjustment(
         if refusal is not None:
             return refusal
     old = allocation.placements[0]
-    placement = place_again(node, old, wanted, shrinking=not more)
+    keep = None if lending is None else lending.cards_in_use
+    placement = place_again(node, old, wanted, shrinking=not more, keep=keep)
     if placement is None:
         request = Request(more, select=None)
         return no_room(book, _only(space, old.node), request, allocation.tenant, now)
+    moved = None if lending is None else _lent_cards_gone(lending, placement)
+    if moved is not None:
+        return No(
+            Reason.INSUFFICIENT_CAPACITY,
+            f"{moved} of {allocation.id} is lent to what draws on it, and would not be its any more",
+            "let those end first",
+        )
     return wanted, (placement,)
+
+
+def _lent_cards_gone(lending: Node, placement: Placement) -> str | None:
+    """A card of which more is lent than the placement has, in words, or None."""
+    for resource, used in lending.cards_in_use.items():
+        has = (placement.devices or {}).get(resource, {})
+        for card, amount in used.items():
+            if amount > has.get(card, 0):
+                return f"{resource} {card}"
+    return None
 
 
 def _may_grow(

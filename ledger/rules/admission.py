@@ -10,7 +10,7 @@ from ledger.errors import Reason
 from ledger.events import AlertRaised, Allocated, Cause, Queued, Refused, Reserved
 from ledger.requests import PRIORITIES, Placement
 from ledger.rules.answers import Draft, No
-from ledger.rules.claims import barred_for, compete
+from ledger.rules.claims import barred_for
 from ledger.rules.duplicates import refusal, twin_of
 from ledger.rules.elastic import make_room, stretch
 from ledger.rules.explain import must_wait, never_fits, no_room
@@ -96,6 +96,7 @@ def _may_draw(book: Book, command: Allocate) -> bool:
     allocation = book.allocations.get(parent)
     return (
         allocation is not None
+        and allocation.state == "active"
         and allocation.tenant == command.tenant
         and allocation.pool == command.pool
     )
@@ -141,12 +142,7 @@ def _not_now(book: Book, space: Space, draft: Draft, command: Allocate, seed: in
 def _stretch(
     book: Book, space: Space, command: Allocate, placements: tuple[Placement, ...]
 ) -> tuple[Placement, ...]:
-    """An elastic request takes what is free of its range, unless somebody waits for it."""
-    if any(
-        compete(book.allocations[each].request.amounts, command.request.amounts)
-        for each in space.waiting
-    ):
-        return placements
+    """An elastic request takes what is free of its range."""
     asking = Allocation(
         "A0",
         0,

@@ -16,7 +16,9 @@ def twin_of(book: Book, pool: Pool, command: Allocate) -> Allocation | None:
     if pool.policy.duplicates == "allow" or command.task is None:
         return None
     request = command.request
-    for allocation_id in book.by_holder.get((command.tenant, command.holder), {}):
+    held = book.by_holder.get((command.tenant, command.holder), {})
+    # By age, wherever they came from: what was transferred stands last in the index.
+    for allocation_id in sorted(held, key=lambda each: int(each[1:])):
         there = book.allocations[allocation_id]
         if (
             there.task == command.task

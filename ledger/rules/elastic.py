@@ -36,34 +36,47 @@ def _stretched(node: Node, has: Amounts, most: Amounts) -> Amounts:
 def stretch(
     book: Book, space: Space, asking: Allocation, placements: tuple[Placement, ...]
 ) -> tuple[Placement, ...]:
-    """A grant's placements, stretched towards the most that is welcome; others as they are."""
+    """A grant's placements, stretched towards the most that is welcome; others as they are.
+
+    Nothing is stretched while somebody else waits for what it would take.
+    """
     most = asking.request.most
     if most is None or len(placements) != 1:
         return placements
-    node = space.nodes[placements[0].node]
+    if any(_others(book, space, asking.id, resource) for resource in most):
+        return placements
+    node = space.nodes[placements[0].node].plus(placements[0], 1)
     wanted = _stretched(node, placements[0].amounts, most)
     if asking.request.parent is None and over_quota(
         book, asking.tenant, asking.holder, asking.pool, wanted
     ):
         return placements
-    # The free amounts count what this grant takes itself, so they are tried, not trusted.
-    for amounts in (wanted, _less(wanted, asking.request.amounts, node)):
-        placed = place_on(node, amounts)
-        if placed is not None:
-            return (placed,)
-    return placements
+    larger = place_again(node, placements[0], wanted, shrinking=False)
+    return placements if larger is None else (larger,)
 
 
-def _less(wanted: Amounts, least: Amounts, node: Node) -> Amounts:
-    return {r: min(a, max(least[r], free(node, r))) for r, a in wanted.items()}
+def _others(book: Book, space: Space, asking: str, resource: str) -> bool:
+    """Whether somebody else waits for a resource."""
+    own = book.allocations[asking].request.amounts.keys() if asking in space.waiting else ()
+    return any(count > (kind == own) for kind, count in space.kinds.items() if resource in kind)
 
 
 def _stretchy(book: Book, space: Space, node: str | None = None) -> list[Allocation]:
     found = [book.allocations[each] for each in space.elastic]
-    active = [a for a in found if a.state == "active" and len(a.placements) == 1]
+    active = [
+        a
+        for a in found
+        if a.state == "active" and len(a.placements) == 1 and not _lends(book, a)
+    ]
     if node is not None:
         active = [a for a in active if a.placements[0].node == node]
     return sorted(active, key=lambda a: a.position)
+
+
+def _lends(book: Book, a: Allocation) -> bool:
+    """Whether somebody draws on an allocation, or waits to: then its size stays as it is."""
+    lent = book.lent.get(a.id)
+    return lent is not None and bool(lent.standing or lent.waiting)
 
 
 def make_room(book: Book, space: Space, draft: Draft, wish: Wish) -> Placement | None:
@@ -124,15 +137,13 @@ def _shrink(draft: Draft, node: Node, there: list[Allocation], asked: Amounts) -
 
 def next_growth(book: Book, space: Space, now: int) -> Draft | None:
     """Stretch one elastic allocation into what is free, or None. Who waits for it comes first."""
-    if not space.elastic:
+    if not space.elastic or (space.parent is None and book.pools[space.key].closed):
         return None
-    wanted_by_others: set[str] = set()
-    for waiting_id in space.waiting:
-        wanted_by_others.update(book.allocations[waiting_id].request.amounts)
+    wanted_by_others = {resource for kind in space.kinds for resource in kind}
     for a in _stretchy(book, space):
         node = space.nodes[a.placements[0].node]
         most = a.request.most
-        if most is None or node.cordoned or a.id in book.lent:
+        if most is None or node.cordoned:
             continue
         room = {r: m for r, m in most.items() if r not in wanted_by_others}
         wanted = _stretched(node, a.amounts, {**a.amounts, **room})

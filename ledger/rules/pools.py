@@ -70,6 +70,11 @@ def open_pool(book: Book, draft: Draft, command: OpenPool, cause: Cause) -> No |
             "only a consumable pool is refilled; of others everything comes back",
             "open it as consumable, or leave refill away",
         )
+    if command.kind == "observed" and command.policy.get("refill") is not None:
+        raise InvalidInput(
+            "an observed pool is not refilled: it only records what happens elsewhere",
+            "leave refill away",
+        )
     body = PoolOpened(
         command.nodes, command.kind, command.consumable, command.policy, command.basis
     )
@@ -95,9 +100,11 @@ def close_pool(book: Book, draft: Draft, command: ClosePool, cause: Cause) -> No
     if pool is None or pool.closed:
         return _missing(book, command.pool)
     draft.add(PoolClosed(), tenant="", pool=pool.name, cause=cause)
-    for waiting_id in pool.space.waiting:
-        body = Withdrawn("withdrawn", "ledger", f"pool {pool.name} was closed")
-        draft.on(book.allocations[waiting_id], body)
+    lent = [s for key, s in book.lent.items() if book.allocations[key].pool == pool.name]
+    for space in [pool.space, *lent]:
+        for waiting_id in space.waiting:
+            body = Withdrawn("withdrawn", "ledger", f"pool {pool.name} was closed")
+            draft.on(book.allocations[waiting_id], body)
     return None
 
 
@@ -109,6 +116,12 @@ def join_node(book: Book, draft: Draft, command: JoinNode, cause: Cause) -> No |
     if command.node.name in pool.space.nodes:
         return No(
             Reason.ALREADY_EXISTS, f"pool {pool.name} has a node {command.node.name!r} already"
+        )
+    if pool.consumable and pool.space.nodes:
+        return No(
+            Reason.INVALID,
+            f"{pool.name} is a budget, which has one node",
+            f"enlarge it: `leasebook pool resize {pool.name}`",
         )
     draft.add(NodeJoined(command.node), tenant="", pool=pool.name, cause=cause)
     return None
@@ -188,5 +201,10 @@ def set_policy(book: Book, draft: Draft, command: SetPolicy, cause: Cause) -> No
     wrong = complaint(command.policy, pool.policy)
     if wrong is not None:
         raise InvalidInput(wrong)
+    if command.policy.get("refill") is not None and not (pool.consumable and pool.kind == "managed"):
+        raise InvalidInput(
+            "only a consumable pool is refilled; of others everything comes back",
+            "leave refill away",
+        )
     draft.add(PolicySet(command.policy), tenant="", pool=pool.name, cause=cause)
     return None

@@ -109,7 +109,12 @@ def open_bench(folder: Path) -> Iterator[Bench]:
     writer = Writer(SqliteLog.open(path, create=True), clock=clock, snapshots=Snapshots(path))
     begin(writer.log, "test-ledger", writer)
     writer.execute(
-        OpenPool(command_id="open-box", pool="box", nodes=(NodeSpec("box", {"cpu": 4000}),))
+        OpenPool(
+            command_id="open-box",
+            pool="box",
+            nodes=(NodeSpec("box", {"cpu": 4000}),),
+            policy={"order": "fifo"},
+        )
     )
     try:
         yield Bench(path, clock, writer)

@@ -80,12 +80,12 @@ class CommandMaker:
 
     def wait(self) -> int:
         """How long until the next command, ns."""
-        return self.random.choice((0, 1, 1, SECOND, SECOND, 5 * SECOND, 15 * SECOND))
+        return self.random.choice((0, 1, 1, SECOND, SECOND, 2 * SECOND, 9 * SECOND))
 
     def next(self, book: Book) -> AnyCommand:
         """One more command."""
         kind = self.random.choices(
-            (self._ask, self._batch, self._on_one, self._on_pool, self._on_quota), (9, 2, 10, 3, 1)
+            (self._ask, self._batch, self._on_one, self._on_pool, self._on_quota), (12, 2, 8, 2, 1)
         )[0]
         return kind(book)
 
@@ -122,8 +122,8 @@ class CommandMaker:
         if r.random() < 0.25:
             more["process"] = PROCESS
         else:
-            more["ttl_ns"] = r.choice((3, 10, 40)) * SECOND
-        waits = r.choice((None, 8 * SECOND, 60 * SECOND, 60 * SECOND))
+            more["ttl_ns"] = r.choice((3, 20, 90)) * SECOND
+        waits = r.choice((None, 8 * SECOND, 90 * SECOND, 90 * SECOND, 90 * SECOND))
         if fixed.pop("alone", False):
             more.pop("parent", None)
             waits = fixed.pop("wait_ns")
@@ -173,11 +173,11 @@ class CommandMaker:
         if a.state == "reserved" and r.random() < 0.7:
             return Confirm(**base)
         what = r.randrange(10)
-        if what < 4:
+        if what < 2:
             settled = book.pools[a.pool].consumable and r.random() < 0.7
             consumed = {"cpu": r.choice((0, 1, 2, 9))} if settled else None
             return Release(**base, consumed=consumed)
-        if what == 4:
+        if what < 5:
             amounts = {"cpu": r.choice((0, 1, 2, 5))}
             if "gpu" in a.amounts:
                 amounts["gpu"] = r.choice((0, 500, 1000, 2000))
