@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,7 @@ from leasebook.values import (
 )
 from leasebook.waiting import Waiter, no_longer_waiting, timeout_in
 from ledger.clock import Reading
-from ledger.errors import LeasebookError, Refused
+from ledger.errors import InvalidInput, LeasebookError, Refused
 from ledger.log import Log
 from ledger.snapshots import Snapshots
 from ledger.wake import Bell
@@ -78,7 +79,11 @@ class Ledger:
         else:
             from ledger.sqlite_log import SqliteLog
 
-            path = ledger_path(which_ledger(None if where is None else str(where)))
+            if where is not None and not isinstance(where, str | os.PathLike):
+                raise InvalidInput(
+                    f"{str(where)[:40]!r} is not a ledger's name", "give a path, as text or as Path"
+                )
+            path = ledger_path(which_ledger(None if where is None else os.fspath(where)))
             log = SqliteLog.open(path, create=create and not read_only, read_only=read_only)
             ledger = cls(log, log.path, clock)
         try:

@@ -232,6 +232,9 @@ def _end_allocation(book: Book, before: Allocation, event: Event) -> None:
                 _spend(pool, before, body.consumed if isinstance(body, Released) else None)
     else:
         _leave_line(space, before)
+    if space.parent is not None and not space.standing and not space.waiting:
+        # What lends nothing any more may be stretched and shrunk again.
+        space_for(book, book.allocations[space.parent]).freed = True
     book.lent.pop(before.id, None)
     del book.allocations[before.id]
     _forget_holder(book, before)

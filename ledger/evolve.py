@@ -192,7 +192,13 @@ def _set_quota(book: Book, event: Event, body: QuotaSet) -> None:
 
 def refusal_key(event: Event, body: Refused) -> tuple[object, ...]:
     """What makes two refusals the same one repeated."""
-    asked = None if body.request is None else tuple(sorted(body.request.amounts.items()))
+    asked: tuple[object, ...]
+    if body.request is not None:
+        asked = tuple(sorted(body.request.amounts.items()))
+    else:
+        # What was asked of an allocation shows in what was missing, and in whose name it was asked.
+        short = sorted((node, *sorted(s.items())) for node, s in body.shortfall.items())
+        asked = (body.message, *short)
     return (
         event.tenant,
         event.holder,

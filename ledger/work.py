@@ -246,7 +246,7 @@ class Work:
         if step.answer is not None:
             twin = self.book.allocations[step.answer]
             outcome = "waiting" if twin.state == "waiting" else "granted"
-            return Receipt(outcome, (twin.position,), None, twin, replayed=True)
+            return self._with_place(Receipt(outcome, (twin.position,), None, twin, replayed=True))
         if before is None:
             return self._with_place(receipt_for(step.own, self._present, batch=batch))
         after = before

@@ -260,9 +260,9 @@ class Writer:
             if data is not None and self.snapshots is not None:
                 self.snapshots.save(*data)
             if work.events:
-                self._tell(work.events)
                 if self._wake_others is not None and any(map(_is_news, work.events)):
                     self._wake_others()
+                self._tell(work.events)
 
     def _tell(self, events: list[Event]) -> None:
         """Tell the listeners of events that were committed, and of those before that they missed."""

@@ -220,6 +220,8 @@ def _noted(room: Room, checkpoints: tuple[str, ...], key: str | None) -> list[No
         note = open_note(_read_note(file), verifier)
         if note.origin != verifier.name:
             raise BadNote(f"{file} is a checkpoint of {note.origin!r}, not of {verifier.name!r}")
+        if note.origin != _origin(room):
+            raise BadNote(f"{file} is a checkpoint of another ledger, {note.origin}")
         heads.append(NotedHead(note.size, note.root))
     return heads
 

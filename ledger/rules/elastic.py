@@ -43,8 +43,7 @@ def stretch(
     most = asking.request.most
     if most is None or len(placements) != 1:
         return placements
-    if any(_others(book, space, asking.id, resource) for resource in most):
-        return placements
+    most = {r: amount for r, amount in most.items() if not _others(book, space, asking.id, r)}
     node = space.nodes[placements[0].node].plus(placements[0], 1)
     wanted = _stretched(node, placements[0].amounts, most)
     if asking.request.parent is None and over_quota(

@@ -82,6 +82,13 @@ def never_fits(space: Space, request: Request) -> No | None:
             f"no node of {space.key} carries the wanted labels {request.select}",
             "see `leasebook pool show` for the labels there are",
         )
+    if request.spread is not None:
+        over = f"over {request.spread} nodes" if request.spread else "over its nodes"
+        return No(
+            Reason.EXCEEDS_POOL,
+            f"{space.key} cannot take this in even parts {over}, even with nothing in use",
+            "spread over fewer nodes, or ask for amounts that divide among them",
+        )
     short = {r: a - largest.get(r, 0) for r, a in request.amounts.items() if a > largest.get(r, 0)}
     return No(
         Reason.EXCEEDS_POOL,

@@ -823,3 +823,19 @@ def test_a_book_survives_being_written_out_and_read_back(box: Scenario) -> None:
     assert again.by_holder == box.book.by_holder
     assert again.lent[parent].nodes["n1"].in_use == box.book.lent[parent].nodes["n1"].in_use
     assert again.recent_refusals == box.book.recent_refusals
+
+
+def test_refusals_of_different_askers_or_amounts_are_not_one_repeated(box: Scenario) -> None:
+    from ledger.step import take_step
+
+    held = box.got({"cpu": 4000})
+    box.got({"cpu": 8000})
+    at_once = []
+    for number, (who, amount) in enumerate((("x", 1), ("y", 1), ("h1", 4500), ("h1", 4600))):
+        command = Adjust(
+            command_id=f"r{number}", allocation=held, claim=Claim(who), amounts={"cpu": amount}
+        )
+        at_once.append(take_step(box.book, command, box.now + 1 + number))
+    assert [len(step.events) for step in at_once] == [1, 1, 1, 1]
+    again = Adjust(command_id="again", allocation=held, claim=Claim("x"), amounts={"cpu": 1})
+    assert take_step(box.book, again, box.now + 9).events == []
