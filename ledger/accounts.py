@@ -161,12 +161,19 @@ def _leave_line(space: Space, allocation: Allocation) -> None:
     space.freed = True
 
 
-def _frees_quota(book: Book, allocation: Allocation) -> None:
-    """Less is held: where a quota spans all pools, those may go on that it held up in other pools."""
-    tenant, quotas = allocation.tenant, book.quotas
-    if (tenant, None, None) in quotas or (tenant, allocation.holder, None) in quotas:
+def _touch_quota(book: Book, allocation: Allocation) -> None:
+    """A tenant holds less or more than before, and its quotas hold up fewer or others.
+
+    A quota that spans all pools holds up in other pools too; and who is held up blocks nobody.
+    """
+    tenant, holder, quotas = allocation.tenant, allocation.holder, book.quotas
+    if not quotas or allocation.request.parent is not None:
+        return
+    if (tenant, None, None) in quotas or (tenant, holder, None) in quotas:
         for pool in book.pools.values():
             pool.space.freed = True
+    elif (tenant, None, allocation.pool) in quotas or (tenant, holder, allocation.pool) in quotas:
+        book.pools[allocation.pool].space.freed = True
 
 
 def _note_request(pool: Pool, request: Request) -> None:
@@ -188,6 +195,7 @@ def _settle_in(book: Book, space: Space, after: Allocation, event: Event) -> Non
     request = after.request
     _take(space, after.placements, event.position)
     _count(pool, after, after.amounts, 1)
+    _touch_quota(book, after)
     if space.waiting:
         space.note_grant(after.position)
         first = int(next(iter(space.waiting))[1:])
@@ -223,7 +231,7 @@ def _end_allocation(book: Book, before: Allocation, event: Event) -> None:
         _count(pool, before, before.amounts, -1)
         space.leaves(before.id, [p.node for p in before.placements])
         space.elastic.pop(before.id, None)
-        _frees_quota(book, before)
+        _touch_quota(book, before)
         if before.granted_at is not None:
             _remember_habit(pool, before, event.at)
             # What draws on another is settled where that one is: its amounts are held there.
@@ -289,9 +297,10 @@ def evolve_allocation(book: Book, event: Event) -> None:
 def _move_claim(space: Space, before: Allocation, after: Allocation) -> None:
     if before.claim is not None:
         space.claims.pop(before.claim, None)
-        space.freed = True
     if after.claim is not None:
         space.claims[after.claim] = after.id
+    # Who has a claim is looked at in any case, and a node that is kept no more is free to others.
+    space.freed = True
 
 
 def _change_tenure(
@@ -304,14 +313,15 @@ def _change_tenure(
         _count(pool, before, before.amounts, -1)
         _take(space, after.placements, event.position)
         _count(pool, after, after.amounts, 1)
-        _frees_quota(book, before)
+        _touch_quota(book, after)
     elif before.holder != after.holder:
         _count(pool, before, before.amounts, -1)
         _count(pool, after, after.amounts, 1)
         space.freed = True
-        _frees_quota(book, before)
-    elif before.state == "reserved" and after.request.most is not None:
-        # From its confirmation on it may be stretched.
+        _touch_quota(book, before)
+        _touch_quota(book, after)
+    elif before.state == "reserved":
+        # From its confirmation on it may be stretched, and sent away.
         space.freed = True
     if type(event.body) is Adjusted:
         if after.request.most is None:

@@ -247,9 +247,8 @@ def evolve(book: Book, event: Event) -> None:
     book.recorded_at = event.recorded_at
     body = event.body
     pool = None if event.pool is None else book.pools.get(event.pool)
-    if pool is not None and pool.kind == "observed":
-        if isinstance(body, PoolClosed):
-            pool.closed = True
+    if pool is not None and pool.kind == "observed" and event.allocation is not None:
+        # What happens elsewhere is recorded; only what is managed here is kept account of.
         return
     match body:
         case Allocated() | Released() | Expired() | Queued() | Reclaimed() | Withdrawn():

@@ -165,10 +165,11 @@ class Work:
 
     def _note_clock(self) -> None:
         tick = self._tick
-        if self.book.position:
-            for extension in extensions(tick):
-                self._take(extension)
-        if tick.jump_ns and self.book.position:
+        if not self.book.position:
+            return
+        for extension in extensions(tick):
+            self._take(extension)
+        if tick.jump_ns:
             seconds = tick.jump_ns / 1e9
             self._take(
                 RaiseAlert(
@@ -288,12 +289,9 @@ class Work:
         if effect is None or effect.cause is None or effect.cause.item is None:
             return events
         # What else there is under its id are refusals of an earlier try, which had no effect: of
-        # each item, the last word within the commit counts.
-        last: dict[int | None, Event] = {}
-        for event in events:
-            if event.cause is not None and event.recorded_at == effect.recorded_at:
-                last[event.cause.item] = event
-        return [last[item] for item in sorted(last, key=lambda i: -1 if i is None else i)]
+        # each item, the last word counts.
+        last = {e.cause.item or 0: e for e in events if e.cause is not None}
+        return [last[item] for item in sorted(last)]
 
     def _replay(self, command: AnyCommand, first: list[Event], batch: bool) -> Receipt:
         cause = first[0].cause

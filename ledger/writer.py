@@ -274,9 +274,7 @@ class Writer:
                 missed = self.log.read(told, events[0].position - 1)
                 events = [*map(from_row, missed), *events]
             fresh = [event for event in events if event.position > told]
-            if not fresh:
-                return
-            for listener in list(self._listeners):
+            for listener in list(self._listeners) if fresh else ():
                 try:
                     listener(fresh)
                 except Exception:

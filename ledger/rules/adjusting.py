@@ -80,6 +80,12 @@ def _lent_cards_gone(lending: Node, placement: Placement) -> str | None:
 def _may_grow(
     book: Book, space: Space, allocation: Allocation, wanted: Amounts, more: Amounts
 ) -> No | None:
+    if book.pools[allocation.pool].closed:
+        return No(
+            Reason.NO_SUCH_POOL,
+            f"pool {allocation.pool} is closed, and hands nothing out any more",
+            "ask another pool, or open it again",
+        )
     if allocation.request.parent is None:
         over = over_quota(book, allocation.tenant, allocation.holder, allocation.pool, more)
         if over is not None:

@@ -14,7 +14,7 @@ from ledger.requests import CARD, CARD_RESOURCES, Amounts, Placement
 from ledger.rules.answers import Draft
 from ledger.rules.capacity import free, place_on, short_by
 from ledger.rules.placement import Wish, eligible
-from ledger.rules.quotas import over_quota
+from ledger.rules.quotas import headroom, over_quota
 from ledger.rules.resizing import place_again
 from ledger.spaces import Space
 
@@ -45,13 +45,28 @@ def stretch(
         return placements
     most = {r: amount for r, amount in most.items() if not _others(book, space, asking.id, r)}
     node = space.nodes[placements[0].node].plus(placements[0], 1)
-    wanted = _stretched(node, placements[0].amounts, most)
-    if asking.request.parent is None and over_quota(
-        book, asking.tenant, asking.holder, asking.pool, wanted
-    ):
+    wanted = _stretched(node, placements[0].amounts, _within_quota(book, asking, {}, most))
+    if _over_quota(book, asking, wanted):
         return placements
     larger = place_again(node, placements[0], wanted, shrinking=False)
     return placements if larger is None else (larger,)
+
+
+def _within_quota(book: Book, a: Allocation, counted: Amounts, most: Amounts) -> Amounts:
+    """The most that quotas allow, where ``counted`` is what counts as held of it already."""
+    if a.request.parent is not None or not book.quotas:
+        return most
+    allowed = {}
+    for resource, amount in most.items():
+        room = headroom(book, a.tenant, a.holder, a.pool, resource)
+        allowed[resource] = amount if room is None else min(amount, counted.get(resource, 0) + room)
+    return allowed
+
+
+def _over_quota(book: Book, a: Allocation, more: Amounts) -> bool:
+    if a.request.parent is not None:
+        return False
+    return over_quota(book, a.tenant, a.holder, a.pool, more) is not None
 
 
 def _others(book: Book, space: Space, asking: str, resource: str) -> bool:
@@ -145,11 +160,12 @@ def next_growth(book: Book, space: Space, now: int) -> Draft | None:
         if most is None or node.cordoned:
             continue
         room = {r: m for r, m in most.items() if r not in wanted_by_others}
-        wanted = _stretched(node, a.amounts, {**a.amounts, **room})
+        room = _within_quota(book, a, a.amounts, room)
+        wanted = _stretched(node, a.amounts, room)
         if wanted == a.amounts:
             continue
         more = {r: v - a.amounts[r] for r, v in wanted.items() if v > a.amounts[r]}
-        if a.request.parent is None and over_quota(book, a.tenant, a.holder, a.pool, more):
+        if _over_quota(book, a, more):
             continue
         larger = place_again(node, a.placements[0], wanted, shrinking=False)
         if larger is not None:

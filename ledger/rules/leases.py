@@ -70,11 +70,13 @@ def end_descendants(
     family = [child for child in descendants(book, allocation.id) if child.id not in ended]
     for child in family:
         reason = f"{allocation.id}, which it drew on, ended"
+        # A crash that is seen late may lie before what was still granted: nothing ends before it began.
+        then = max(at, child.granted_at or child.requested_at)
         if child.state in ("waiting", "reserved"):
-            draft.on(child, Withdrawn("withdrawn", LEDGER, reason), at=at)
+            draft.on(child, Withdrawn("withdrawn", LEDGER, reason), at=then)
         else:
             evidence = {"parent": allocation.id, "parent_ended_at": at}
-            draft.on(child, Reclaimed("leaked", evidence, LEDGER, reason), at=at)
+            draft.on(child, Reclaimed("leaked", evidence, LEDGER, reason), at=then)
     return [child.id for child in family]
 
 

@@ -46,14 +46,24 @@ class _Senders:
         if self._borrows:
             leaving = {key: amounts.copy() for key, amounts in leaving.items()}
         for a in sorted(candidates, key=lambda a: (-(a.granted_at or 0), -a.position)):
-            if self._by_priority and PRIORITIES.index(a.request.priority) < self._mine:
+            if self._may(a, leaving):
                 yield a
-            elif self._borrows and borrows_from(self._book, a, self._asking, leaving):
-                yield a
-            else:
-                continue
-            if self._borrows:
-                _count_in(leaving, a)
+                if self._borrows:
+                    _count_in(leaving, a)
+
+    def counts_on(self, a: Allocation) -> bool:
+        """Whether one that was asked to end already will go, and would have been sent away for this."""
+        if not a.enforced and a.request.process is not None:
+            # Nobody makes it go.
+            return False
+        if self._by_priority and PRIORITIES.index(a.request.priority) < self._mine:
+            return True
+        return self._borrows and a.ending_cause == "preempted"
+
+    def _may(self, a: Allocation, leaving: Leaving) -> bool:
+        if self._by_priority and PRIORITIES.index(a.request.priority) < self._mine:
+            return True
+        return self._borrows and borrows_from(self._book, a, self._asking, leaving)
 
 
 def _count_in(leaving: Leaving, a: Allocation) -> None:
@@ -84,24 +94,21 @@ def make_room(
         if taken or node.cordoned or not carries(node, request.select):
             continue
         there = [book.allocations[each] for each in ids]
-        going = [a for a in there if _is_going(a) or (a.state == "ending" and name == asking.claim)]
-        for a in going:
-            node = _without(node, a)
-        if going and place_on(node, request.amounts) is not None:
+        for a in there:
+            if a.state == "ending" and (name == asking.claim or may.counts_on(a)):
+                node = _without(node, a)
+        victims: list[Allocation] | None = []
+        if place_on(node, request.amounts) is None:
+            active = (a for a in there if a.state == "active" and len(a.placements) == 1)
+            victims = _fewest(node, may.choose(active), asking)
+        elif name == asking.claim:
             return None
-        active = (a for a in there if a.state == "active" and len(a.placements) == 1)
-        victims = _fewest(node, may.choose(active), asking)
         if victims is None:
             continue
         age = sum(now - (v.granted_at or now) for v in victims)
         if best is None or (len(victims), age, name) < best:
             best, chosen = (len(victims), age, name), victims
     return None if best is None else _ask(book, space, pool, asking, best[2], chosen, now)
-
-
-def _is_going(a: Allocation) -> bool:
-    """Whether what was asked to end will: it has no process, or its process is made to."""
-    return a.state == "ending" and (a.enforced or a.request.process is None)
 
 
 def _without(node: Node, a: Allocation) -> Node:

@@ -105,6 +105,21 @@ def _over(
     return None
 
 
+def headroom(book: Book, tenant: str, holder: str, pool: str, resource: str) -> int | None:
+    """How much more of a resource quotas let a holder have, or None where none limits it."""
+    rooms = []
+    for who, where in ((None, None), (None, pool), (holder, None), (holder, pool)):
+        limits = book.quotas.get((tenant, who, where), {})
+        if resource not in limits:
+            continue
+        room = limits[resource] - held(book, tenant, who, where).get(resource, 0)
+        if who is None and (tenant, where) in book.cohorts:
+            together, has = _cohort(book, tenant, where)
+            room = max(room, together[resource] - has.get(resource, 0))
+        rooms.append(max(0, room))
+    return min(rooms, default=None)
+
+
 Leaving = dict[tuple[str, str | None], Amounts]
 """(tenant, pool or None for all pools) → what it holds but has been asked to give back."""
 

@@ -223,7 +223,8 @@ def reclaim(
         return None
     at = draft.now
     if command.happened_at is not None:
-        at = min(draft.now, max(command.happened_at, allocation.requested_at))
+        began = allocation.granted_at or allocation.requested_at
+        at = min(draft.now, max(command.happened_at, began))
     end_descendants(book, draft, allocation, at)
     cause_word = allocation.ending_cause or command.cause
     taken = Reclaimed(cause_word, command.evidence, who, command.reason, command.enforced)

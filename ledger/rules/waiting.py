@@ -73,9 +73,11 @@ def next_move(book: Book, space: Space, now: int) -> Draft | None:
 
     The caller evolves its events and asks again, until there is nothing more to do.
     """
-    if space.parent is not None and book.allocations[space.parent].state != "active":
-        # What is asked to end lends nothing more.
-        return None
+    if space.parent is not None:
+        lender = book.allocations.get(space.parent)
+        if lender is None or lender.state != "active":
+            # What is asked to end lends nothing more.
+            return None
     if space.waiting:
         claimed = next_claim(book, space, now)
         if claimed is not None:
@@ -99,6 +101,7 @@ def _serve(book: Book, space: Space, pool: Pool, now: int) -> Draft | None:
     for waiting in _in_order(book, space, pool):
         asked = waiting.request.amounts if waiting.gang is None else gangs.total(book, waiting)
         if strict and compete(asked, blocked):
+            blocked.update(asked)
             continue
         shape = space.shapes[waiting.id]
         if may_preempt:

@@ -13,6 +13,7 @@ import pytest
 
 from ledger import commands as c
 from ledger import writer as writer_module
+from ledger.book import Book
 from ledger.canonical import canonical_json
 from ledger.chain import metadata_hash
 from ledger.codec import from_row
@@ -500,6 +501,22 @@ def test_a_release_and_what_it_hands_on_are_one_commit_and_two_receipts(ledger: 
     assert (grant.type, grant.cause, grant.allocation) == ("allocated", None, first.allocation.id)
 
 
+def test_a_request_that_a_pool_answers_with_its_twin_has_the_twins_receipt_and_no_effect(
+    ledger: Ledger,
+) -> None:
+    ledger.do(c.SetPolicy(command_id="p", pool="tight", policy={"duplicates": "answer"}))
+    first = ledger.do(allocate("one", pool="tight", task="t"))
+    head = ledger.writer.log.head()
+    twin = ledger.do(allocate("two", pool="tight", task="t"))
+    assert (twin.outcome, twin.replayed) == ("granted", True)
+    assert twin.allocation == first.allocation
+    assert ledger.writer.log.head() == head
+    waiting = ledger.do(allocate("three", pool="tight", task="u", wait=900))
+    assert (waiting.outcome, ahead(waiting)) == ("waiting", 0)
+    again = ledger.do(allocate("four", pool="tight", task="u", wait=900))
+    assert (again.outcome, again.allocation, ahead(again)) == ("waiting", waiting.allocation, 0)
+
+
 # --- batches -----------------------------------------------------------------------------------------
 
 
@@ -754,7 +771,7 @@ def test_checkpoints_stand_in_the_log_with_the_digest_of_a_fold(
             ledger.release(allocation)
         if number % 5 == 0:
             ledger.ask(9_000)
-    book = refolded(ledger.writer.log).__class__()
+    book = Book()
     seen = []
     for row in ledger.writer.log.read():
         event = from_row(row)
@@ -857,9 +874,7 @@ def test_a_book_is_never_seen_ahead_of_what_was_committed(ledger: Ledger) -> Non
     assert all(one == two for one, two in seen)
 
 
-def test_the_holder_of_a_batch_item_may_wait_without_a_request_of_its_own_id(
-    ledger: Ledger,
-) -> None:
+def test_an_id_that_a_batch_has_used_is_not_free_for_a_single_request(ledger: Ledger) -> None:
     command = batch(replace(allocate("1"), request=Request({"cpu": 1}, ttl_ns=SECOND)))
     first = ledger.do(command)
     assert [r.outcome for r in first.results] == ["granted"]

@@ -397,6 +397,23 @@ def test_a_listener_of_the_bell_that_fails_goes_on_listening(tmp_path: Path) -> 
     two.close()
 
 
+def test_a_bell_that_is_rung_more_often_than_it_is_heard_holds_up_nobody(tmp_path: Path) -> None:
+    one, two = Bell(tmp_path / "ledger.db"), Bell(tmp_path / "ledger.db")
+    hearing, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        hearing.set()
+        assert go_on.wait(30)
+
+    one.listen(slow)
+    for _ in range(2_000):
+        two.ring()
+    assert hearing.wait(10)
+    go_on.set()
+    one.close()
+    two.close()
+
+
 def test_a_bell_without_a_folder_to_write_in_is_silent(tmp_path: Path) -> None:
     bell = Bell(tmp_path / "missing" / "ledger.db")
     bell.listen(lambda: None)

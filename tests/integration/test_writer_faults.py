@@ -19,17 +19,18 @@ import pytest
 from ledger import commands as c
 from ledger import work as work_module
 from ledger import writer as writer_module
-from ledger.clock import CLOCK_ALERT
+from ledger.clock import CLOCK_ALERT, ClockNote
 from ledger.codec import UnknownEvent
 from ledger.errors import LeasebookError, LedgerCorrupt, LedgerReadOnly, LedgerUnavailable
 from ledger.fields import book_digest
-from ledger.log import Head, Log, Transaction
+from ledger.log import Log, Transaction
+from ledger.memory_log import MemoryLog
 from ledger.receipts import Receipt
 from ledger.sqlite_log import SqliteLog
 from ledger.verify import verify
-from ledger.writer import Writer
+from ledger.writer import Writer, begin
 from tests.ledgers import (
-    ROOT,
+    Clock,
     Ledger,
     allocate,
     check_whole,
@@ -597,6 +598,44 @@ def test_a_jump_is_accepted_only_by_a_commit_that_holds(
     check_whole(ledger.writer)
 
 
+def test_a_note_that_another_writer_has_left_since_is_not_put_back(
+    ledger: Ledger, failing: FailingLog
+) -> None:
+    other = ledger.another()
+    notes: list[bytes] = []
+
+    class Beaten(_Failing):
+        def __exit__(self, *error: Any) -> None:
+            try:
+                super().__exit__(*error)
+            finally:
+                if failing.fail is not None:
+                    failing.fail = None
+                    ledger.clock.run(60)
+                    other.execute(allocate("between", 10))
+                    notes.append(failing.gate.read_note())
+
+    ledger.got(10)
+    failing.transaction = lambda: Beaten(failing)  # type: ignore[method-assign]
+    ledger.clock.sleep(7_200)
+    failing.fail = "commit"
+    with pytest.raises(LedgerUnavailable):
+        ledger.ask(10)
+    assert notes == [failing.gate.read_note()]
+    ledger.got(10)
+    check_whole(ledger.writer)
+
+
+def test_the_first_event_of_all_is_written_whatever_the_clock_says(tmp_path: Path) -> None:
+    log = MemoryLog()
+    log.gate.write_note(ClockNote(5, 5, 5, 0, False, "boot-1").pack())
+    clock = Clock()
+    writer = Writer(log, clock=clock)
+    clock.sleep(100)
+    begin(log, "new", writer)
+    assert [row.type for row in log.read()] == ["ledger_opened"]
+
+
 def test_many_ends_at_once_are_written_down_in_pieces_before_the_next_command(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -725,8 +764,3 @@ def test_repeats_that_the_parent_counted_are_written_by_the_parent_alone(forking
     forking.reopen()
     counted = [e.body for e in forking.events() if e.type == "refused"]
     assert [body.repeats for body in counted] == [0, 3]  # type: ignore[union-attr]
-
-
-def test_the_project_is_where_the_children_look_for_it() -> None:
-    assert (ROOT / "ledger" / "writer.py").exists()
-    assert Head(0, b"", 0).position == 0

@@ -269,7 +269,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_ledger_that_opens_proves_itself_
             assert writer.log.quick_check() == []
             check_acknowledged(writer, told)
             # The next command works, and its holder is nobody's leftover.
-            receipt = writer.execute(allocate(f"after-{killed}", 1, holder="me", ttl=1))
+            receipt = writer.execute(allocate(f"after-{killed}", 1, holder="me", ttl=3_600))
             assert receipt.outcome in ("granted", "refused")
             together(
                 writer,

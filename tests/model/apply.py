@@ -114,9 +114,11 @@ def _on_one(model: Model, command: Any, held: Held, event: Event, now: int) -> l
         case Transfer():
             held.holder, held.token = command.to_holder, event.position
             if command.process is not None:
-                held.by_process, held.lease = True, None
+                held.by_process, held.lease, held.ttl = True, None, None
             elif command.ttl_ns is not None:
                 held.by_process = False
+                # Bound by a ttl for the first time, it is renewed by that one.
+                held.ttl = command.ttl_ns if held.ttl is None else held.ttl
                 ends = now + command.ttl_ns
                 held.lease = ends if held.max_age is None else min(ends, held.max_age)
         case Adjust():

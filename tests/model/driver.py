@@ -23,7 +23,10 @@ class Taken:
 class Driver(Protocol):
     """Gives time and commands to a ledger."""
 
-    book: Book
+    @property
+    def book(self) -> Book:
+        """The present book; only to be looked at."""
+        ...
 
     def settle(self, now: int) -> list[Event]:
         """Write down what time has ended."""
@@ -42,7 +45,12 @@ class PureDriver:
     """The pure core on a book in memory. Every step is taken on a snapshot's copy as well."""
 
     def __init__(self) -> None:
-        self.book = Book()
+        self._book = Book()
+
+    @property
+    def book(self) -> Book:
+        """As :meth:`Driver.book`."""
+        return self._book
 
     def settle(self, now: int) -> list[Event]:
         """As :meth:`Driver.settle`."""

@@ -94,17 +94,26 @@ def may_land_on(sites: list[Site], amounts: Amounts, strategy: str) -> list[Site
     fitting = [site for site in sites if not site.cordoned and fits(site, amounts)]
     if strategy == "first_fit" or not fitting:
         return fitting[:1]
-    least = min(left_over(site, amounts) for site in fitting)
-    near = least + Fraction(len(amounts), 1_000_000)
-    return [site for site in fitting if left_over(site, amounts) <= near]
+    left = {site.name: left_over(site, sites, amounts) for site in fitting}
+    near = min(left.values()) + Fraction(len(amounts) + 2, 1_000_000)
+    return [site for site in fitting if left[site.name] <= near]
 
 
-def left_over(site: Site, amounts: Amounts) -> Fraction:
-    """What would stay free of the wanted resources, as summed shares of the capacity."""
+def left_over(site: Site, sites: list[Site], amounts: Amounts) -> Fraction:
+    """What would stay free, as summed shares of what the largest of the sites has.
+
+    Where there are cards anywhere, processors and cards count, asked for or not; else what is asked
+    for counts.
+    """
+    counted = set(amounts)
+    if any(resource in other.capacity for other in sites for resource in IN_CARDS):
+        counted = {"cpu", *IN_CARDS}
     total = Fraction(0)
-    for resource, amount in amounts.items():
-        capacity = site.capacity[resource]
-        total += Fraction(capacity - site.used.get(resource, 0) - amount, capacity)
+    for resource in counted:
+        largest = max(other.capacity.get(resource, 0) for other in sites)
+        free = site.capacity.get(resource, 0) - site.used.get(resource, 0)
+        if largest:
+            total += Fraction(max(0, free - amounts.get(resource, 0)), largest)
     return total
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import linecache
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -277,42 +278,37 @@ def test_an_interrupt_at_any_line_of_a_leader_leaves_nobody_waiting() -> None:
     assert number > 10
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt in the main thread, whatever runs the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_of_one_who_waits_in_line_takes_it_out_of_the_line(
     group: Group, disk: Disk
 ) -> None:
+    assert threading.current_thread() is threading.main_thread()
     disk.free.clear()
     first = Caller(group, "first")
     disk.entered.acquire()
-    (waiting,) = line_up(group, ["given up"])
-    interrupt(waiting)
-    queued(group, 0)
+
+    def interrupt() -> None:
+        queued(group, 1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt, daemon=True)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        group.execute(command("given up"))
+    interrupter.join(PATIENCE_S)
+    assert group._pending == []
     disk.free.set()
-    assert isinstance(waiting.answer(), KeyboardInterrupt)
     assert first.answer() == "done first"
     assert group.execute(command("later")) == "done later"
     assert disk.batches == [["first"], ["later"]]
-
-
-def interrupt(caller: Caller) -> None:
-    """As Ctrl-C does to the main thread. The lock that it waits for gives way to this only when it
-    is woken, so it is woken as well."""
-    import ctypes
-
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(caller.ident or 0), ctypes.py_object(KeyboardInterrupt)
-    )
-    ticket = caller_ticket(caller)
-    ticket.wake.release()
-
-
-def caller_ticket(caller: Caller) -> Any:
-    """The ticket that a blocked caller waits with."""
-    frame = sys._current_frames()[caller.ident or 0]
-    while frame is not None:
-        if frame.f_code is Group.execute.__code__:
-            return frame.f_locals["ticket"]
-        frame = frame.f_back  # type: ignore[assignment]
-    raise AssertionError("the caller is not in line")
 
 
 # --- asyncio -----------------------------------------------------------------------------------------
@@ -358,6 +354,18 @@ async def test_a_failed_commit_is_every_tasks_error(group: Group, disk: Disk) ->
         *(group.execute_async(command(n)) for n in "ab"), return_exceptions=True
     )
     assert answers == [disk.error] * 2
+    disk.error = None
+    assert await group.execute_async(command("c")) == "done c"
+
+
+async def test_a_leader_for_tasks_that_is_interrupted_leaves_an_honest_error_and_the_line_moving(
+    group: Group, disk: Disk
+) -> None:
+    disk.error = SystemExit()
+    answers = await asyncio.gather(
+        *(group.execute_async(command(n)) for n in "ab"), return_exceptions=True
+    )
+    assert all(isinstance(answer, LedgerUnavailable) for answer in answers)
     disk.error = None
     assert await group.execute_async(command("c")) == "done c"
 

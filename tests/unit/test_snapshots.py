@@ -21,6 +21,7 @@ from ledger.fields import book_digest, dump
 from ledger.log import Head
 from ledger.snapshots import Snapshots
 from ledger.sqlite_driver import sqlite3
+from ledger.sqlite_log import SqliteLog
 from tests.ledgers import Ledger, check_whole, refolded
 from tests.scenario import Scenario
 
@@ -247,6 +248,26 @@ def test_snapshots_ahead_of_a_log_that_was_restored_are_ignored(
     check_whole(ledger.writer)
     ledger.close()
     assert folded_from(ledger, monkeypatch) > kept[-1][0]
+
+
+def test_a_snapshot_that_no_checkpoint_vouches_for_is_not_believed(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A copy of the log that ends exactly where a snapshot was taken: the event that would prove it
+    # is not there.
+    kept = rows(ledger)
+    newest, before = kept[-1][0], kept[-2][0]
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    with (
+        SqliteLog.open(ledger.path) as log,
+        SqliteLog.open(folder / "ledger.db", create=True) as cut,
+        cut.transaction() as transaction,
+    ):
+        transaction.append(log.read(0, newest))
+    shutil.copy(views(ledger), folder / views(ledger).name)
+    ledger.path = folder / "ledger.db"
+    assert folded_from(ledger, monkeypatch) == before
 
 
 def test_snapshots_of_another_list_of_fields_are_ignored(
