@@ -10,6 +10,11 @@ are asked for, of
 - without cards: what would be left, of the resources the shape asks for, once the node were filled
   up with that shape. Each resource counts as a share of the largest node's capacity, in millionths.
 
+``frontier`` changes one thing where there are cards. In the paper a node with eight idle cards and
+processors for one more request counts as eight useful cards. Here, useful is no more than what the
+other resources let run: they run out first on many nodes, and so requests that need no card, or many
+processors, go where processors are left over.
+
 A request goes where F grows least. With cards growth is scored as in the paper, and equal scores
 go to the node whose name sorts first, its smallest card number first: the whole part of
 100 × sigmoid((F before − F after) ÷ 1000), F in thousandths of a card. The coarse score is part of
@@ -118,20 +123,26 @@ def cards_left(node: Node) -> dict[str, int]:
     return {card: cards[card] - used.get(card, 0) for card in sorted(cards, key=int)}
 
 
-def fragments(node: Node, cards: Iterable[int], taken: Amounts, typical: Typical) -> int:
+def fragments(
+    node: Node, cards: Iterable[int], taken: Amounts, typical: Typical, *, filled: bool = False
+) -> int:
     """F of a node with cards, times ``typical.total``, once ``taken`` were taken of it.
 
-    ``cards`` is what is idle on each card then.
+    ``cards`` is what is idle on each card then. ``filled``: as ``frontier`` measures it.
     """
     idle = [each for each in cards if each > 0]
     useful = 0
     for shape in typical.shapes:
         if shape.cards and carries(node, shape.select):
             on_cards = sum(each for each in idle if each >= shape.card)
-            if on_cards >= shape.cards and all(
-                left(node, r) - taken.get(r, 0) >= amount for r, amount in shape.amounts.items()
-            ):
-                useful += shape.count * on_cards
+            rest = {r: left(node, r) - taken.get(r, 0) for r in shape.amounts}
+            if on_cards < shape.cards or any(rest[r] < a for r, a in shape.amounts.items()):
+                continue
+            if filled:
+                for resource, amount in shape.amounts.items():
+                    if resource != CARDS:
+                        on_cards = min(on_cards, rest[resource] // amount * shape.cards)
+            useful += shape.count * on_cards
     return typical.total * sum(idle) - useful
 
 
@@ -150,11 +161,11 @@ def stranded(node: Node, taken: Amounts, typical: Typical, largest: Amounts) -> 
 
 
 def grows_least(
-    space: Space, nodes: Iterable[Node], typical: Typical, amounts: Amounts
+    space: Space, nodes: Iterable[Node], typical: Typical, amounts: Amounts, *, filled: bool
 ) -> Placement | None:
     """The placement on one of ``nodes``, all of ``space``, where fragmentation grows least; or None."""
     if CARDS in space.totals:
-        return _best_scored(nodes, typical, amounts)
+        return _best_scored(nodes, typical, amounts, filled)
     largest = largest_of(space.nodes.values())
     best: tuple[int, str] | None = None
     chosen: Placement | None = None
@@ -168,7 +179,9 @@ def grows_least(
     return chosen
 
 
-def _best_scored(nodes: Iterable[Node], typical: Typical, amounts: Amounts) -> Placement | None:
+def _best_scored(
+    nodes: Iterable[Node], typical: Typical, amounts: Amounts, filled: bool
+) -> Placement | None:
     bounds = bounds_of(typical.total)
     best: tuple[int, str] | None = None
     chosen: Placement | None = None
@@ -176,10 +189,10 @@ def _best_scored(nodes: Iterable[Node], typical: Typical, amounts: Amounts) -> P
         placement = place_on(node, amounts)
         if placement is None:
             continue
-        before = fragments(node, cards_left(node).values(), {}, typical)
+        before = fragments(node, cards_left(node).values(), {}, typical, filled=filled)
         for option in _options(node, placement):
-            cards = _after(node, option)
-            points = bisect_right(bounds, before - fragments(node, cards, amounts, typical))
+            after = fragments(node, _after(node, option), amounts, typical, filled=filled)
+            points = bisect_right(bounds, before - after)
             if best is None or (-points, node.name) < best:
                 best, chosen = (-points, node.name), option
     return chosen

@@ -31,6 +31,7 @@ def grows_least_in(
     select: Mapping[str, str] | None,
     barred: Collection[str],
     amounts: Amounts,
+    filled: bool,
 ) -> Placement | None:
     """The placement where fragmentation grows least, or None where the amounts fit nowhere."""
     rows = table.np.flatnonzero(table.fits(select, barred, amounts))
@@ -39,7 +40,7 @@ def grows_least_in(
     if CARDS not in table.left:
         growth = _stranded(table, typical, rows, amounts) - _stranded(table, typical, rows, {})
         return place_on(table.nodes[table.row[table.least(rows, growth)]], amounts)
-    gains = _Gains(table, typical, rows, amounts)
+    gains = (_FilledGains if filled else _Gains)(table, typical, rows, amounts)
     shares = 0 < amounts.get(CARDS, 0) < CARD
     return gains.best_share(amounts) if shares else gains.best_node(amounts)
 
@@ -85,6 +86,7 @@ class _Kinds:
         self.steps: Numbers = np.where(idle >= self.card, idle, 0)
         self.counts = np.array([shape.count for shape in shapes], np.int64)
         self.starts = np.array([of_shapes.index(kind) for kind in kinds], np.int64)
+        self.kind = np.array([kinds.index(kind) for kind in of_shapes], np.int64)
         self.needs: dict[str, Numbers] = {}
         for resource in {resource for shape in shapes for resource in shape.amounts}:
             if resource != CARDS or table.outside_on_cards:
@@ -133,7 +135,11 @@ def _masks(table: Table, kinds: _Kinds) -> Any:
 
 
 class _Gains:
-    """For one request: how much less useful, to what is usually asked, each node would become."""
+    """For one request: how much less useful, to what is usually asked, each node would become.
+
+    ``after``: node × kind, how often what then runs there, but for the cards, is asked for.
+    ``before``: how useful each node is now.
+    """
 
     def __init__(self, table: Table, typical: Typical, rows: Numbers, amounts: Amounts) -> None:
         self.table = table
@@ -142,27 +148,31 @@ class _Gains:
         self.idle = _useful(table, self.kinds)[rows]
         masks = _masks(table, self.kinds)
         self.masks = None if masks is None else masks[rows]
-        self.before = self._sum(self.idle, self._weights({}))
-        self.weights = self._weights(amounts)
+        self.before = self._sum(self.idle, self._reach({}))
+        self.after = self._reach(amounts)
 
-    def _weights(self, taken: Amounts) -> Numbers:
-        """Node × kind: how often what runs there but for the cards was asked for."""
+    def _left(self, resource: str, taken: Amounts) -> Numbers:
+        column = self.table.left.get(resource)
+        if column is None:
+            nothing: Numbers = self.table.np.zeros((len(self.rows), 1), self.table.np.int64)
+            return nothing
+        left: Numbers = (column[self.rows] - taken.get(resource, 0))[:, None]
+        return left
+
+    def _reach(self, taken: Amounts) -> Numbers:
         np, kinds = self.table.np, self.kinds
         runs: Any = self.masks
         for resource, needs in kinds.needs.items():
-            column = self.table.left.get(resource)
-            if column is None:
-                enough = np.broadcast_to(needs <= 0, (len(self.rows), len(needs)))
-            else:
-                enough = (column[self.rows] - taken.get(resource, 0))[:, None] >= needs
+            enough = self._left(resource, taken) >= needs
             runs = enough if runs is None else runs & enough
         counts = kinds.counts if runs is None else runs * kinds.counts
         weights: Numbers = np.add.reduceat(np.atleast_2d(counts), kinds.starts, axis=1)
         spread: Numbers = np.broadcast_to(weights, self.idle.shape)
         return spread
 
-    def _sum(self, idle: Numbers, weights: Numbers) -> Numbers:
-        total: Numbers = (idle * (idle >= self.kinds.cards) * weights).sum(axis=1)
+    def _sum(self, idle: Numbers, reach: Numbers) -> Numbers:
+        """Of each node, what is useful, times how often it was asked for."""
+        total: Numbers = (idle * (idle >= self.kinds.cards) * reach).sum(axis=1)
         return total
 
     def _scores(self, fall: Numbers) -> Numbers:
@@ -172,7 +182,7 @@ class _Gains:
     def best_node(self, amounts: Amounts) -> Placement | None:
         """Where no card, or whole cards, are asked for: whole ones are alike."""
         taken = amounts.get(CARDS, 0)
-        after = self._sum(self.idle - taken, self.weights)
+        after = self._sum(self.idle - taken, self.after)
         scores = self._scores(self.kinds.total * taken + after - self.before)
         table = self.table
         return place_on(table.nodes[table.row[table.least(self.rows, -scores)]], amounts)
@@ -187,7 +197,7 @@ class _Gains:
         _, first = np.unique(at * (CARD + 1) + left, return_index=True)
         at, column, left = at[first], column[first], left[first]
         idle = self.idle[at] + kinds.steps[left - share] - kinds.steps[left]
-        after = self._sum(idle, self.weights[at])
+        after = self._sum(idle, self.after[at])
         scores = self._scores(kinds.total * share + after - self.before[at])
         best = np.flatnonzero(scores == scores.max())
         ranks = table.rank[self.rows[at[best]]]
@@ -196,3 +206,31 @@ class _Gains:
         row = int(self.rows[at[chosen]])
         card = table.names[row][int(column[chosen])]
         return place_on(table.nodes[row], amounts, {CARDS: {card: CARD}})
+
+
+class _FilledGains(_Gains):
+    """The same for ``frontier``: useful is no more than what else is left lets run.
+
+    ``after``: node × shape, how many times it could then run there but for the cards.
+    """
+
+    def _reach(self, taken: Amounts) -> Numbers:
+        np, kinds = self.table.np, self.kinds
+        most = CARD * self.table.cards.shape[1]
+        times: Numbers = np.full((len(self.rows), len(kinds.counts)), most)
+        for resource, needs in kinds.needs.items():
+            left = self._left(resource, taken)
+            if resource == CARDS:
+                times *= left >= needs
+            else:
+                reach = np.maximum(left, 0) // np.maximum(needs, 1)
+                times = np.minimum(times, np.where(needs > 0, reach, most))
+        return times if self.masks is None else times * self.masks
+
+    def _sum(self, idle: Numbers, reach: Numbers) -> Numbers:
+        np, kinds = self.table.np, self.kinds
+        cards = kinds.cards[kinds.kind]
+        on_cards = idle[:, kinds.kind]
+        useful = np.minimum(on_cards, reach * cards) * (on_cards >= cards)
+        total: Numbers = (useful * kinds.counts).sum(axis=1)
+        return total

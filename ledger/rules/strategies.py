@@ -8,6 +8,7 @@
 ``random``              any, each equally likely, drawn by the digest of the command's id
 ``fragmentation_aware`` the one where what is left stays most useful for what is usually asked
                         (:mod:`ledger.rules.fragmentation`)
+``frontier``            the same, but a card that nothing else is left for counts as useless
 ``adaptive``            one of these, from the pool's state (:func:`adapted`)
 ======================= =========================================================================
 
@@ -27,7 +28,7 @@ from ledger.nodes import Node
 from ledger.requests import CARD_RESOURCES, Amounts, Placement, Request
 from ledger.rules import tables
 from ledger.rules.capacity import carries, free, largest_of, left, place_on, scaled
-from ledger.rules.fragmentation import Typical, grows_least, typical_of
+from ledger.rules.fragmentation import grows_least, typical_of
 from ledger.spaces import Space
 
 
@@ -128,19 +129,28 @@ def random_fit(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placemen
 
 def fragmentation_aware(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
     """The node, and the card, where fragmentation grows least; ``best_fit`` where nothing was asked."""
+    return _least_growth(space, mix, wish, amounts, filled=False)
+
+
+def frontier(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
+    """As ``fragmentation_aware``, but a card that nothing is left to run with counts as useless."""
+    return _least_growth(space, mix, wish, amounts, filled=True)
+
+
+def _least_growth(
+    space: Space, mix: Mix, wish: Wish, amounts: Amounts, *, filled: bool
+) -> Placement | None:
     typical = typical_of(mix)
     if typical is None:
         return best_fit(space, mix, wish, amounts)
-    return _least_growth(space, typical, wish, amounts)
-
-
-def _least_growth(space: Space, typical: Typical, wish: Wish, amounts: Amounts) -> Placement | None:
     table = tables.of(space, weight=tables.GRADIENT_WEIGHT)
     if table is not None:
         from ledger.rules.gradients import grows_least_in
 
-        return grows_least_in(table, typical, wish.request.select, wish.barred, amounts)
-    return grows_least(space, eligible(space.nodes.values(), wish), typical, amounts)
+        select, barred = wish.request.select, wish.barred
+        return grows_least_in(table, typical, select, barred, amounts, filled)
+    nodes = eligible(space.nodes.values(), wish)
+    return grows_least(space, nodes, typical, amounts, filled=filled)
 
 
 HALF = 500
@@ -189,5 +199,6 @@ STRATEGIES: dict[str, Strategy] = {
     "worst_fit": worst_fit,
     "random": random_fit,
     "fragmentation_aware": fragmentation_aware,
+    "frontier": frontier,
     "adaptive": adaptive,
 }

@@ -179,6 +179,37 @@ class Table:
             total += self.share(resource, rest)
         return self.least(rows, total * sign)
 
+    def nearest(
+        self, select: Mapping[str, str] | None, amounts: Amounts, examined: int
+    ) -> Node | None:
+        """The open node, of the first ``examined``, that lacks least of the amounts, as shares of them.
+
+        None where no node is open. The amounts are below 2**43 each.
+        """
+        fits = self.open & self.mask(select) if select else self.open
+        rows = self.np.flatnonzero(fits[:examined])
+        if not len(rows):
+            return None
+        lacking = self.np.zeros(len(rows), self.np.int64)
+        for resource, amount in amounts.items():
+            there = self._obtainable(resource, amount, rows)
+            lacking += self.np.maximum(amount - there, 0) * MILLION // amount
+        return self.nodes[self.row[self.least(rows, lacking)]]
+
+    def _obtainable(self, resource: str, amount: int, rows: Numbers) -> Numbers:
+        column = self.left.get(resource)
+        if column is None:
+            nothing: Numbers = self.np.zeros(len(rows), self.np.int64)
+            return nothing
+        there: Numbers = self.np.clip(column[rows], 0, amount)
+        if resource == CARDS:
+            cards = self.cards[rows]
+            if amount >= CARD:
+                there = self.np.minimum(there // CARD, (cards == CARD).sum(axis=1)) * CARD
+            else:
+                there = self.np.minimum(there, cards.max(axis=1, initial=0))
+        return there
+
     def share(self, resource: str, amounts: Numbers) -> Numbers:
         """Amounts as shares of the largest node's capacity, in whole millionths; 0 below 0."""
         shift, whole = self.scale[resource]

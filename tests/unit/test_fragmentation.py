@@ -48,12 +48,14 @@ def space_of(*nodes: Node) -> Space:
     return Space("pool", {each.name: each for each in nodes})
 
 
-def lands(space: Space, mix: Mix, **amounts: int) -> tuple[str, dict[str, int]] | None:
+def lands(
+    space: Space, mix: Mix, strategy: str = "fragmentation_aware", **amounts: int
+) -> tuple[str, dict[str, int]] | None:
     """Node and cards, the same with a table and without."""
     answers = []
     for mode in (with_tables, without_tables):
         with mode():
-            answers.append(place(space, mix, Wish(Request(amounts), "fragmentation_aware")))
+            answers.append(place(space, mix, Wish(Request(amounts), strategy)))
     assert answers[0] == answers[1]
     if answers[0] is None:
         return None
@@ -143,14 +145,28 @@ def test_work_without_cards_stays_away_from_cards_that_would_lack_processors() -
     mix = mix_of(({"gpu": 1000, "cpu": 4000}, None), ({"cpu": 4000}, None))
     space = space_of(node("a", 8000, [1000, 1000]), node("b", 8000, [0, 1000]))
     assert lands(space, mix, cpu=5000) == ("b", {})
-    # With 4000 left the shape still runs once, and the measure asks no more than that.
+    # With 4000 left the shape still runs once, and the paper's measure asks no more than that.
     assert lands(space, mix, cpu=4000) == ("a", {})
+    assert lands(space, mix, "frontier", cpu=4000) == ("b", {})
+
+
+def test_frontier_counts_no_more_cards_than_processors_are_left_for() -> None:
+    typical = typical_of(mix_of(({"gpu": 1000, "cpu": 3000}, None)))
+    assert typical is not None
+    there = node("a", 8000, [1000, 1000, 1000, 400])
+    cards = list(cards_left(there).values())
+    assert fragments(there, cards, {}, typical) == 400
+    assert fragments(there, cards, {}, typical, filled=True) == 1400
+    assert fragments(there, cards, {"cpu": 3000}, typical, filled=True) == 2400
+    assert fragments(there, cards, {"cpu": 6000}, typical, filled=True) == 3400
 
 
 # The paper's formula, with fractions and a real sigmoid.
 
 
-def naive_f(cards: list[int], cpu: int, memory: int, model: str, mix: Mix) -> Fraction:
+def naive_f(
+    cards: list[int], cpu: int, memory: int, model: str, mix: Mix, strategy: str
+) -> Fraction:
     total = sum(mix.counts.values())
     ranked = sorted(mix.counts.items(), key=lambda item: (-item[1], item[0]))
     typical: list[tuple[dict[str, int], dict[str, str], int]] = []
@@ -171,12 +187,23 @@ def naive_f(cards: list[int], cpu: int, memory: int, model: str, mix: Mix) -> Fr
             and memory >= needs.get("memory", 0)
             and sum(idle >= each for idle in cards) >= number
         )
-        useless = sum(idle for idle in cards if idle < each) if runs else sum(cards)
+        useful = sum(idle for idle in cards if idle >= each) if runs else 0
+        if strategy == "frontier":
+            times = 0
+            while times * want < useful and (
+                cpu >= (times + 1) * needs.get("cpu", 0)
+                and memory >= (times + 1) * needs.get("memory", 0)
+            ):
+                times += 1
+            useful = min(useful, times * want)
+        useless = sum(cards) - useful
         f += Fraction(count, popular) * useless
     return f
 
 
-def naive_choice(space: Space, mix: Mix, amounts: Amounts) -> tuple[str, dict[str, int]] | None:
+def naive_choice(
+    space: Space, mix: Mix, amounts: Amounts, strategy: str
+) -> tuple[str, dict[str, int]] | None:
     best: tuple[int, str] | None = None
     chosen = None
     share = amounts.get("gpu", 0)
@@ -188,7 +215,7 @@ def naive_choice(space: Space, mix: Mix, amounts: Amounts) -> tuple[str, dict[st
         cpu = there.capacity["cpu"] - there.in_use.get("cpu", 0)
         memory = there.capacity["memory"] - there.in_use.get("memory", 0)
         cards = list(cards_left(there).values())
-        before = naive_f(cards, cpu, memory, model, mix)
+        before = naive_f(cards, cpu, memory, model, mix, strategy)
         options: list[dict[str, int]] = [{}]
         if 0 < share < 1000:
             options = [{str(i): share} for i, idle in enumerate(cards) if idle >= share]
@@ -198,7 +225,7 @@ def naive_choice(space: Space, mix: Mix, amounts: Amounts) -> tuple[str, dict[st
         for option in options:
             after = [idle - option.get(str(i), 0) for i, idle in enumerate(cards)]
             left = (cpu - amounts.get("cpu", 0), memory - amounts.get("memory", 0))
-            fall = before - naive_f(after, *left, model, mix)
+            fall = before - naive_f(after, *left, model, mix, strategy)
             points = floor(100 / (1 + exp(-fall / 1000)))
             if best is None or points > best[0]:
                 best, chosen = (points, name), (name, option)
@@ -221,9 +248,17 @@ _SHAPES = st.tuples(_AMOUNTS, st.sampled_from([None, None, "x", "y"]))
 
 
 @settings(max_examples=200, deadline=None)
-@given(_NODES, st.lists(_SHAPES, min_size=1, max_size=30), st.lists(_AMOUNTS, max_size=8))
+@given(
+    _NODES,
+    st.lists(_SHAPES, min_size=1, max_size=30),
+    st.lists(_AMOUNTS, max_size=8),
+    st.sampled_from(["fragmentation_aware", "frontier"]),
+)
 def test_the_gradient_agrees_with_the_papers_formula(
-    nodes: list[tuple[int, list[int], str]], shapes: list[Shape], asked: list[Amounts]
+    nodes: list[tuple[int, list[int], str]],
+    shapes: list[Shape],
+    asked: list[Amounts],
+    strategy: str,
 ) -> None:
     mix = mix_of(*shapes)
     # One node has a card in any case: without any the measure is another.
@@ -233,8 +268,8 @@ def test_the_gradient_agrees_with_the_papers_formula(
     ]
     space = space_of(*there)
     for amounts in asked:
-        found = lands(space, mix, **amounts)
-        assert found == naive_choice(space, mix, amounts)
+        found = lands(space, mix, strategy, **amounts)
+        assert found == naive_choice(space, mix, amounts, strategy)
         if found is not None:
             keep = {"gpu": found[1]}
             placement = place_on(space.nodes[found[0]], amounts, keep)
@@ -286,7 +321,7 @@ def test_without_cards_a_request_goes_where_least_more_is_stranded(
             for name, there in space.nodes.items()
             if place_on(there, amounts) is not None
         }
-        found = lands(space, mix, **amounts)
+        found = lands(space, mix, "frontier", **amounts)
         assert (found is None) == (not growth)
         if found is not None:
             # Each share is a whole number of millionths.
