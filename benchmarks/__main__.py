@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import callers, cli, folding, history, processes, queueing
+from benchmarks import callers, cli, decisions, folding, history, processes, queueing
 from benchmarks.bench import Bench
 from benchmarks.table import Result, as_page, as_text
 
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Result]]] = {
     "verify": folding.verify,
     "cli": cli.command_line,
     "queue": queueing.queue,
+    "decisions": decisions.decisions,
 }
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 

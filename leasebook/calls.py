@@ -530,7 +530,9 @@ class Calls:
         self, pool: str, policy: Mapping[str, Any], *, command_id: str | None = None
     ) -> Call[Receipt]:
         """Change settings of a pool's policy (see :mod:`leasebook.policies`). Raises Refused."""
-        command = c.SetPolicy(command_id=_id_or_new(command_id), pool=pool, policy=policy_in(policy))
+        command = c.SetPolicy(
+            command_id=_id_or_new(command_id), pool=pool, policy=policy_in(policy)
+        )
         return Call(command, self._receipt)
 
     # --- tasks, holders, usage -------------------------------------------------------------------

@@ -253,7 +253,12 @@ class Questions:
         return self._writer.read(lambda book, now: (now, book.position))
 
     def report(
-        self, name: str, *, by: str | None = None, since: int | None = None, until: int | None = None
+        self,
+        name: str,
+        *,
+        by: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
     ) -> Seq[dict[str, Any]]:
         """The rows of a report: ``efficiency`` (by task) or ``compare`` (by strategy).
 

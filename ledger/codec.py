@@ -66,6 +66,8 @@ _ENCODERS: dict[str, Encoder] = {
     "placements": _each(encode_placement),
     "nodes": _each(encode_node),
 }
+
+
 def _placements(values: list[dict[str, Any]]) -> tuple[Placement, ...]:
     return tuple([Placement(**value) for value in values])
 

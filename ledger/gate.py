@@ -222,8 +222,7 @@ _LOCK_NOW: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _LOCK_WAIT: int | None = getattr(fcntl, "F_OFD_SETLKW", None)
 _QUEUE_AT = 1 << 20
 _PLACES = {
-    kind: _QUEUE.pack(kind, os.SEEK_SET, _QUEUE_AT, 1, 0)
-    for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK)
+    kind: _QUEUE.pack(kind, os.SEEK_SET, _QUEUE_AT, 1, 0) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK)
 }
 
 

@@ -16,6 +16,7 @@ STRATEGIES = (
     "random",
     "fragmentation_aware",
     "adaptive",
+    "frontier",
 )
 PREEMPTIONS = ("never", "lower_priority")
 DUPLICATES = ("allow", "report", "refuse", "answer")

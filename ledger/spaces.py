@@ -10,6 +10,8 @@ from ledger.nodes import Node
 from ledger.requests import Amounts
 
 OVERTAKERS_KEPT = 10_000
+CHANGES_KEPT = 65_536
+"""How many replaced nodes are listed before whoever caches something begins anew."""
 
 
 class _NoLine(Line):
@@ -35,9 +37,9 @@ class Space:
     request that it is kept for, ``gangs`` a first member to all that wait with it, ``standing`` a
     node to the allocations on it. ``elastic`` are allocations that may grow and shrink. ``freed``
     says that something may be granted now. ``kinds`` counts which resources are waited for together,
-    ``claims_checked`` is the generation whose nodes all claims were compared with. ``changed`` are nodes that were replaced, for whoever
-    caches something about nodes; it starts anew with another ``generation``. An ``overlay`` shows
-    what stands in the space it was made from.
+    ``claims_checked`` is the generation whose nodes all claims were compared with. ``changed`` are
+    nodes that were replaced, for whoever caches something about nodes; it starts anew with another
+    ``generation``. An ``overlay`` shows what stands in the space it was made from.
     """
 
     __slots__ = (
@@ -96,6 +98,9 @@ class Space:
         """Put a node's new value in the place of its old one."""
         self.nodes[node.name] = node
         self.changed.append(node.name)
+        if len(self.changed) >= CHANGES_KEPT:
+            self.changed = []
+            self.generation += 1
 
     def stands(self, allocation: str, nodes: Iterable[str]) -> None:
         """An allocation stands on these nodes from here on."""

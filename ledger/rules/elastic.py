@@ -78,9 +78,7 @@ def _others(book: Book, space: Space, asking: str, resource: str) -> bool:
 def _stretchy(book: Book, space: Space, node: str | None = None) -> list[Allocation]:
     found = [book.allocations[each] for each in space.elastic]
     active = [
-        a
-        for a in found
-        if a.state == "active" and len(a.placements) == 1 and not _lends(book, a)
+        a for a in found if a.state == "active" and len(a.placements) == 1 and not _lends(book, a)
     ]
     if node is not None:
         active = [a for a in active if a.placements[0].node == node]

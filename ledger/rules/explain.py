@@ -10,6 +10,7 @@ from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.nodes import Node
 from ledger.requests import Request
+from ledger.rules import tables
 from ledger.rules.answers import No
 from ledger.rules.capacity import carries, fits_now, short_by
 from ledger.rules.estimates import eta
@@ -18,10 +19,15 @@ from ledger.spaces import Space
 
 BLOCKERS_NAMED = 10
 NODES_EXAMINED = 2_000
+TABLED_BELOW = 2**43
+"""Amounts that a table's 64 bits take when they are scaled to millionths."""
 
 
 def nearest_node(space: Space, request: Request) -> Node | None:
     """The node on which least is missing, as a share of what was asked; None where none is open."""
+    table = tables.of(space)
+    if table is not None and all(amount < TABLED_BELOW for amount in request.amounts.values()):
+        return table.nearest(request.select, request.amounts, NODES_EXAMINED)
     best: tuple[int, str] | None = None
     chosen = None
     for _, node in zip(range(NODES_EXAMINED), space.nodes.values(), strict=False):
@@ -36,7 +42,9 @@ def nearest_node(space: Space, request: Request) -> Node | None:
 
 def standing_on(book: Book, space: Space, node: str) -> list[Allocation]:
     """Who holds something on a node of a space, the longest-held first."""
-    there = [book.allocations[each] for each in space.standing.get(node, ()) if each in book.allocations]
+    there = [
+        book.allocations[each] for each in space.standing.get(node, ()) if each in book.allocations
+    ]
     return sorted(there, key=lambda a: (a.granted_at or a.requested_at, a.position))
 
 

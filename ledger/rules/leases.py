@@ -144,9 +144,9 @@ def write_due(book: Book, draft: Draft, limit: int) -> None:
         if name in ended:
             continue
         allocation = book.allocations[name]
-        if book.pools[allocation.pool].consumable and allocation.state != "waiting":
-            if when >= touched.setdefault(allocation.pool, draft.now + 1):
-                return
+        spends = book.pools[allocation.pool].consumable and allocation.state != "waiting"
+        if spends and when >= touched.setdefault(allocation.pool, draft.now + 1):
+            return
         ended.update([name, *end_descendants(book, draft, allocation, when, ended)])
         _end_by_time(draft, allocation, when)
         if len(ended) >= limit:

@@ -201,7 +201,9 @@ def set_policy(book: Book, draft: Draft, command: SetPolicy, cause: Cause) -> No
     wrong = complaint(command.policy, pool.policy)
     if wrong is not None:
         raise InvalidInput(wrong)
-    if command.policy.get("refill") is not None and not (pool.consumable and pool.kind == "managed"):
+    if command.policy.get("refill") is not None and not (
+        pool.consumable and pool.kind == "managed"
+    ):
         raise InvalidInput(
             "only a consumable pool is refilled; of others everything comes back",
             "leave refill away",

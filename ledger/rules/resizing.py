@@ -17,8 +17,9 @@ def place_again(
 ) -> Placement | None:
     """The new placement on the node that holds the old one, on the old one's cards where it can.
 
-    Where not all of them stay, those in ``keep`` do. A shrinking allocation always succeeds, also on a node that a resize has left over-committed:
-    only then can it heal. So it is placed as if the node had grown to fit.
+    Where not all of them stay, those in ``keep`` do. A shrinking allocation always succeeds, also on
+    a node that a resize has left over-committed: only then can it heal. So it is placed as if the
+    node had grown to fit.
     """
     without = node.plus(old, -1)
     if shrinking:

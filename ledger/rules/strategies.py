@@ -86,9 +86,10 @@ def counted(space: Space, amounts: Amounts) -> tuple[str, ...]:
     This is the measure of the best-fit policy in "Beware of Fragmentation". In others, the resources
     asked for. Each counts as a share of the largest node's capacity.
     """
-    if CARD_RESOURCES.isdisjoint(space.totals):
+    there = {resource for resource, total in space.totals.items() if total}
+    if CARD_RESOURCES.isdisjoint(there):
         return tuple(sorted(amounts))
-    return tuple(sorted(MILLI_RESOURCES & space.totals.keys()))
+    return tuple(sorted(MILLI_RESOURCES & there))
 
 
 def best_fit(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:

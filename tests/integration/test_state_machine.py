@@ -56,7 +56,8 @@ def _settings(examples: int) -> settings:
         max_examples=examples * SOAK,
         stateful_step_count=40,
         deadline=None,
-        derandomize=False,
+        # The same examples each time, so that a change is judged and not luck; soaks look further.
+        derandomize=SOAK == 1,
         print_blob=True,
         # To explain a failure would run each of its lines many times over.
         phases=PHASES,

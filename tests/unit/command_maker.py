@@ -97,11 +97,15 @@ class CommandMaker:
         amounts = {"cpu": r.choice((1, 1, 2, 3, 4))}
         if pool == "box" and r.random() < 0.4:
             gpu = {"gpu": r.choice((300, 500, 1000, 2000))}
-            amounts = {**gpu, **amounts} if r.random() < 0.5 else r.choice(({**amounts, **gpu}, gpu))
+            amounts = (
+                {**gpu, **amounts} if r.random() < 0.5 else r.choice(({**amounts, **gpu}, gpu))
+            )
         more: dict[str, Any] = {}
         tenant = fixed.pop("tenant", None) or r.choice(TENANTS)
         if r.random() < 0.2:
-            more["most"] = {k: min(2000, 3 * v) if k == "gpu" else v + 3 for k, v in amounts.items()}
+            more["most"] = {
+                k: min(2000, 3 * v) if k == "gpu" else v + 3 for k, v in amounts.items()
+            }
             if more["most"].get("gpu", 1000) not in (500, 900, 1000, 2000):
                 more["most"]["gpu"] = 2000
         elif r.random() < 0.1:

@@ -23,7 +23,9 @@ FULL = Request(
     30,
     "A3",
 )
-PLACED = Placement("n1", {"cpu": 2000, "gpu": 1000}, {"cpu": 3000, "gpu": 1000}, {"gpu": {"3": 1000}})
+PLACED = Placement(
+    "n1", {"cpu": 2000, "gpu": 1000}, {"cpu": 3000, "gpu": 1000}, {"gpu": {"3": 1000}}
+)
 NODE = NodeSpec("n1", {"cpu": 64_000, "gpu": 2000}, {"model": "T4"})
 
 BODIES: list[e.AnyBody] = [

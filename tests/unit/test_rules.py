@@ -418,9 +418,7 @@ def test_shrinking_hands_what_is_freed_to_the_queue_in_the_same_step(box: Scenar
 
 def test_a_resize_below_what_is_in_use_grants_nothing_until_it_heals(box: Scenario) -> None:
     held = box.got({"cpu": 8000})
-    box.when(
-        ResizePool(command_id="small", pool="box", nodes=(NodeSpec("n2", {"cpu": 4000}),))
-    )
+    box.when(ResizePool(command_id="small", pool="box", nodes=(NodeSpec("n2", {"cpu": 4000}),)))
     box.got({"cpu": 4000})
     assert box.refused({"cpu": 100}).reason == "insufficient_capacity"
     box.on(Adjust, held, amounts={"cpu": 6000})
@@ -784,7 +782,10 @@ def test_a_node_joins_and_leaves_only_when_unused(box: Scenario) -> None:
     waiting_for_room = box.got({"cpu": 4000}), box.got({"cpu": 8000})
     waiting = box.waits({"cpu": 2000})
     events = box.when(JoinNode(command_id="j", pool="box", node=NodeSpec("n3", {"cpu": 2000})))
-    assert [(e.type, e.allocation) for e in events] == [("node_joined", None), ("allocated", waiting)]
+    assert [(e.type, e.allocation) for e in events] == [
+        ("node_joined", None),
+        ("allocated", waiting),
+    ]
     (refused,) = box.when(LeaveNode(command_id="l", pool="box", node="n3"))
     assert refused.type == "refused"
     box.release(waiting)

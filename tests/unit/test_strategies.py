@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ledger.events import Allocated
 from ledger.mix import Mix, shape_of
 from ledger.nodes import Node, node_from
 from ledger.policy import STRATEGIES as POLICY_STRATEGIES
@@ -20,6 +21,7 @@ from ledger.rules.capacity import place_on
 from ledger.rules.placement import STRATEGIES, Wish, could_ever_fit, place
 from ledger.rules.strategies import adapted
 from ledger.spaces import Space
+from tests.scenario import Scenario
 
 NAMES = tuple(STRATEGIES)
 
@@ -325,3 +327,11 @@ def test_best_and_worst_fit_agree_with_their_definition(
                 assert room[placed[0].node] == pytest.approx(extreme(room.values()), abs=4e-6)
         if placed is not None:
             space.replace(space.nodes[placed[0].node].plus(placed[0], 1))
+
+
+def test_a_resource_of_which_nothing_is_there_does_not_count() -> None:
+    scenario = Scenario()
+    scenario.pool(n1={"cpu": 4000, "gpu": 0}, n2={"cpu": 2000, "gpu": 0})
+    body = scenario.ask({"cpu": 1000}, strategy="best_fit").body
+    assert isinstance(body, Allocated)
+    assert body.placements[0].node == "n2"
