@@ -129,7 +129,9 @@ def join_line(book: Book, space: Space, allocation: Allocation) -> None:
     space.waiting[allocation.id] = None
     kind = frozenset(request.amounts)
     space.kinds[kind] = space.kinds.get(kind, 0) + 1
-    space.shapes[allocation.id] = (shape_of(request), request.spread, allocation.gang)
+    shape = (shape_of(request), request.spread, allocation.gang)
+    space.shapes[allocation.id] = shape
+    space.alike[shape] = space.alike.get(shape, 0) + 1
     if policy.order == "fifo":
         space.line.add(allocation.id, 0, "", "")
     else:
@@ -145,7 +147,10 @@ def join_line(book: Book, space: Space, allocation: Allocation) -> None:
 
 def _leave_line(space: Space, allocation: Allocation) -> None:
     space.waiting.pop(allocation.id, None)
-    space.shapes.pop(allocation.id, None)
+    shape = space.shapes.pop(allocation.id)
+    space.alike[shape] -= 1
+    if not space.alike[shape]:
+        del space.alike[shape]
     kind = frozenset(allocation.request.amounts)
     space.kinds[kind] -= 1
     if not space.kinds[kind]:

@@ -141,7 +141,7 @@ def changed(allocation: Allocation, event: Event) -> Allocation:
         return replace(allocation, lease_until=until)
     if isinstance(body, Adjusted):
         request = allocation.request
-        if request.most is not None and body.by != LEDGER:
+        if request.most is not None and (body.by != LEDGER or event.cause is not None):
             # Whoever sets the size by hand has chosen it: the ledger stretches it no more.
             request = replace(request, amounts=body.amounts, most=None)
         return replace(

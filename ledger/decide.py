@@ -46,6 +46,7 @@ from ledger.rules.validity import (
     check_basis,
     check_nodes,
     check_request,
+    check_time,
 )
 
 _LEDGERS_OWN = (c.WriteDue, c.TakeCheckpoint)
@@ -262,8 +263,14 @@ def _check_other(command: c.AnyCommand) -> None:
         check_basis(command.basis)
     elif isinstance(command, c.Release) and command.consumed is not None:
         check_amounts(command.consumed, least=0)
-    elif isinstance(command, c.Targeted):
+    elif isinstance(command, c.Renew | c.RenewHolder | c.Transfer):
+        check_time("ttl", command.ttl_ns)
+    if isinstance(command, c.Targeted):
         check_name("holder", command.claim.who)
+    if isinstance(command, c.Transfer) and command.process is not None and command.ttl_ns:
+        raise InvalidInput(
+            "an allocation is bound by a ttl or by a process, not by both", "give one of them"
+        )
 
 
 def _decide_other(

@@ -71,8 +71,13 @@ def _renew_many(book: Book, event: Event, body: Renewed) -> None:
 
 
 def _extend_time(book: Book, body: TimeExtended) -> None:
-    """Every deadline that was still ahead when the gap began moves by the gap."""
+    """Every deadline that was still ahead when the gap began moves by the gap.
+
+    What began after that was never in it.
+    """
     for allocation_id, a in book.allocations.items():
+        if (a.granted_at or a.requested_at) > body.since:
+            continue
         lease = a.lease_until
         deadline = a.deadline
         if lease is not None and lease > body.since:
@@ -145,7 +150,8 @@ def _set_policy(book: Book, pool: Pool, body: PolicySet, at: int) -> None:
 
 
 def _line_up_anew(book: Book, space: Space) -> None:
-    waiting, space.waiting, space.line, space.kinds = list(space.waiting), {}, Line(), {}
+    waiting, space.waiting, space.line = list(space.waiting), {}, Line()
+    space.kinds, space.alike = {}, {}
     for waiting_id in waiting:
         join_line(book, space, book.allocations[waiting_id])
 

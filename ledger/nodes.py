@@ -97,6 +97,20 @@ class Node:
             self.outside_basis,
         )
 
+    def sized(self, capacity: Amounts) -> Node:
+        """This node with another capacity, and the cards that it has."""
+        return Node(
+            self.name,
+            capacity,
+            self.labels,
+            self.cards,
+            self.in_use,
+            self.cards_in_use,
+            self.cordoned,
+            self.outside,
+            self.outside_basis,
+        )
+
     def seen(
         self,
         *,

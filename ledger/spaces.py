@@ -36,13 +36,14 @@ class Space:
     of requests that were granted while an earlier one waited. ``claims`` maps a node to the waiting
     request that it is kept for, ``gangs`` a first member to all that wait with it, ``standing`` a
     node to the allocations on it. ``elastic`` are allocations that may grow and shrink. ``freed``
-    says that something may be granted now. ``kinds`` counts which resources are waited for together,
-    ``claims_checked`` is the generation whose nodes all claims were compared with. ``changed`` are
-    nodes that were replaced, for whoever caches something about nodes; it starts anew with another
-    ``generation``. An ``overlay`` shows what stands in the space it was made from.
+    says that something may be granted now. ``alike`` counts those who wait by shape, ``kinds`` by
+    resources; ``claims_checked`` is the generation whose nodes all claims were compared with.
+    ``changed`` are nodes that were replaced, for whoever caches something about nodes; it starts
+    anew with another ``generation``. An ``overlay`` shows what stands in the space it was made from.
     """
 
     __slots__ = (
+        "alike",
         "changed",
         "claims",
         "claims_checked",
@@ -75,6 +76,7 @@ class Space:
         self.claims: dict[str, str] = {}
         self.claims_checked = -1
         self.elastic: dict[str, None] = {}
+        self.alike: dict[tuple[object, ...], int] = {}
         self.kinds: dict[frozenset[str], int] = {}
         self.gangs: dict[str, dict[str, None]] = {}
         self.freed = False
@@ -145,6 +147,7 @@ class Space:
         copy.claims = self.claims.copy()
         copy.claims_checked = -1
         copy.elastic = self.elastic.copy()
+        copy.alike = self.alike.copy()
         copy.kinds = self.kinds.copy()
         copy.gangs = {gang: members.copy() for gang, members in self.gangs.items()}
         copy.freed = self.freed

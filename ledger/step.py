@@ -14,7 +14,7 @@ from ledger.decide import batch_causes, check, decide, decide_item
 from ledger.events import Event, Refused
 from ledger.evolve import evolve, refusal_key
 from ledger.rules.answers import Draft
-from ledger.rules.claims import next_claim
+from ledger.rules.claims import next_claim, next_late_claim
 from ledger.rules.cycles import alert_for
 from ledger.rules.duplicates import twin_of
 from ledger.rules.leases import next_due
@@ -114,7 +114,7 @@ def _settle_claims(book: Book, command: AnyCommand, now: int, events: list[Event
     for space in _spaces_asked(book, command):
         check(command)
         for _ in range(CLAIMS_MAX):
-            draft = next_claim(book, space, now)
+            draft = next_claim(book, space, now) or next_late_claim(book, space, now)
             if draft is None:
                 break
             _take(book, draft, events)

@@ -31,7 +31,8 @@ def find(book: Book, command: Targeted, ended: Allocation | None) -> Allocation 
     if claim.operator:
         return allocation
     if claim.token is not None:
-        if claim.token == allocation.token:
+        # What waits has no token yet, so none can be right.
+        if allocation.token and claim.token == allocation.token:
             return allocation
         return No(
             Reason.STALE_TOKEN,

@@ -7,6 +7,7 @@ from ledger.errors import Reason
 from ledger.nodes import Node
 from ledger.requests import Amounts, Placement, Request
 from ledger.rules.answers import No
+from ledger.rules.capacity import short_by
 from ledger.rules.claims import barred_for
 from ledger.rules.explain import kept_for_others, must_wait, never_fits, no_room
 from ledger.rules.quotas import over_quota
@@ -55,6 +56,12 @@ def adjustment(
     keep = None if lending is None else lending.cards_in_use
     placement = place_again(node, old, wanted, shrinking=not more, keep=keep)
     if placement is None:
+        if not short_by(node, more):
+            return No(
+                Reason.INSUFFICIENT_CAPACITY,
+                f"{allocation.id} would have to move: its cards have no room for more",
+                "release it and ask anew, or ask for what fits on its cards",
+            )
         request = Request(more, select=None)
         return no_room(book, _only(space, old.node), request, allocation.tenant, now)
     moved = None if lending is None else _lent_cards_gone(lending, placement)
@@ -91,7 +98,7 @@ def _may_grow(
         if over is not None:
             return over
     only = _only(space, allocation.placements[0].node)
-    impossible = never_fits(only, Request(wanted))
+    impossible = never_fits(only, Request({r: wanted[r] for r in more}))
     if impossible is not None:
         return impossible
     first = in_the_way(book, space, more, book.pools[allocation.pool].policy.order)

@@ -7,6 +7,8 @@ has become useless: where the node cannot take the request any more, or its own 
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.events import Queued
@@ -54,12 +56,23 @@ def barred_for(book: Book, space: Space, amounts: Amounts, own: str | None = Non
     }
 
 
+def next_late_claim(book: Book, space: Space, now: int) -> Draft | None:
+    """The next request that has waited long enough, and has room, but stands so far behind that one
+    pass does not look at it: with a claim it is looked at. None where there is none.
+    """
+    if not space.waiting:
+        return None
+    pool = book.pools[book.allocations[next(iter(space.waiting))].pool]
+    if len(space.waiting) <= pool.policy.backfill_depth:
+        return None
+    return next_claim(book, space, now, late=True)
+
+
 def next_claim(book: Book, space: Space, now: int, *, late: bool = False) -> Draft | None:
     """The next request to which a node is due to be kept, or from which one is taken; else None.
 
     Both measures grow with age, so the look ends at the first request that has neither. Where nothing
-    is missing a request is served in its turn and needs no claim, unless its turn is not looked at
-    for long (``late``).
+    is missing a request is served in its turn and needs no claim (but see :func:`next_late_claim`).
     """
     if not space.waiting or not _is_fair(book, next(iter(space.waiting))):
         return None
@@ -69,16 +82,19 @@ def next_claim(book: Book, space: Space, now: int, *, late: bool = False) -> Dra
         if node is not None and (quota_blocks(book, useless) or not _lacks(node, useless)):
             node = None
         return claim(book, useless, node, now)
-    without_node: set[tuple[object, ...]] = set()
+    if len(space.claims) >= len(space.nodes):
+        return None
+    without_node = _all_have_claims(space)
     for waiting_id in space.waiting:
-        if len(space.claims) >= len(space.nodes):
+        if len(without_node) >= len(space.alike):
             return None
         waiting = book.allocations[waiting_id]
+        shape = space.shapes[waiting_id]
         if waiting.gang is not None or waiting.request.spread is not None:
+            without_node.add(shape)
             continue
         if not _is_aged(book, space, waiting, now):
             return None
-        shape = space.shapes[waiting_id]
         if waiting.claim is not None or shape in without_node or quota_blocks(book, waiting):
             continue
         node = _nearest(space, waiting)
@@ -87,6 +103,12 @@ def next_claim(book: Book, space: Space, now: int, *, late: bool = False) -> Dra
             continue
         return claim(book, waiting, node, now)
     return None
+
+
+def _all_have_claims(space: Space) -> set[tuple[object, ...]]:
+    """The shapes of which nobody waits without a claim."""
+    counts = Counter(space.shapes[each] for each in space.claims.values())
+    return {shape for shape, count in counts.items() if count == space.alike[shape]}
 
 
 def _is_aged(book: Book, space: Space, waiting: Allocation, now: int) -> bool:

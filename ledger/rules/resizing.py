@@ -15,16 +15,29 @@ def place_again(
     shrinking: bool,
     keep: Devices | None = None,
 ) -> Placement | None:
-    """The new placement on the node that holds the old one, on the old one's cards where it can.
+    """The new placement on the node that holds the old one, on the old one's cards.
 
-    Where not all of them stay, those in ``keep`` do. A shrinking allocation always succeeds, also on
-    a node that a resize has left over-committed: only then can it heal. So it is placed as if the
-    node had grown to fit.
+    None where it does not fit, or could only grow by moving to other cards. Of a shrinking one, those
+    in ``keep`` stay where not all can. What does not grow always fits, also on a node that a resize
+    has left over-committed: only then can it heal.
     """
     without = node.plus(old, -1)
     if shrinking:
-        without = _roomy(without, node.in_use, old)
-    return place_on(without, wanted, keep if shrinking and keep else old.devices)
+        return place_on(_roomy(without, node.in_use, old), wanted, keep or old.devices)
+    still = {r: node.in_use[r] for r, a in wanted.items() if a <= old.amounts.get(r, 0)}
+    capacity = {r: max(c, still.get(r, 0)) for r, c in without.capacity.items()}
+    placed = place_on(without.sized(capacity), wanted, old.devices)
+    return None if placed is None or _moved(old, placed) else placed
+
+
+def _moved(old: Placement, new: Placement) -> bool:
+    """Whether a resource that the allocation keeps has left one of its cards for another."""
+    for resource, shares in (old.devices or {}).items():
+        there = (new.devices or {}).get(resource, {})
+        kept = shares.keys() & there.keys()
+        if len(kept) < min(len(shares), len(there)):
+            return True
+    return False
 
 
 def _roomy(node: Node, in_use: Amounts, old: Placement) -> Node:

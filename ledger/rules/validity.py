@@ -55,7 +55,8 @@ def check_basis(basis: dict[str, str]) -> None:
             )
 
 
-def _check_time(what: str, value: int | None) -> None:
+def check_time(what: str, value: int | None) -> None:
+    """A duration in ns, from 1 to :data:`MAX_TIME_NS`; None where none is given."""
     if value is not None and not (type(value) is int and 0 < value <= MAX_TIME_NS):
         raise InvalidInput(
             f"{what} of {value!r} ns is not a duration from 1 ns to 10 years", "give another"
@@ -78,10 +79,10 @@ def check_request(request: Request) -> None:
             "an allocation is bound by a ttl or by a process, by exactly one of them",
             "give a ttl or a pid",
         )
-    _check_time("ttl", request.ttl_ns)
-    _check_time("max_age", request.max_age_ns)
-    _check_time("wait", request.wait_ns)
-    _check_time("reserve", request.reserve_ns)
+    check_time("ttl", request.ttl_ns)
+    check_time("max_age", request.max_age_ns)
+    check_time("wait", request.wait_ns)
+    check_time("reserve", request.reserve_ns)
     for label, wanted in (request.select or {}).items():
         check_name("label", label)
         check_name("label's value", wanted)

@@ -15,7 +15,13 @@ from ledger.book import Allocation, Book, Pool
 from ledger.requests import Amounts
 from ledger.rules import elastic, gangs, preemption
 from ledger.rules.answers import Draft
-from ledger.rules.claims import barred_for, compete, next_claim, quota_blocks
+from ledger.rules.claims import (
+    barred_for,
+    compete,
+    next_claim,
+    next_late_claim,
+    quota_blocks,
+)
 from ledger.rules.granting import grant, wish_of
 from ledger.rules.placement import place
 from ledger.spaces import Space
@@ -32,24 +38,6 @@ def in_the_way(book: Book, space: Space, amounts: Amounts, policy_order: str) ->
         if compete(waiting.request.amounts, amounts) and not quota_blocks(book, waiting):
             return waiting
     return None
-
-
-def _in_order(book: Book, space: Space, pool: Pool) -> Iterator[Allocation]:
-    """Those who wait, in the order in which they are served, as many as one pass looks at.
-
-    Who is held up by its own quota takes no place in that count, and who has a claim is looked at in
-    any case: else the first could hold up all behind them, and the bound of a claim would not hold.
-    """
-    depth = pool.policy.backfill_depth if pool.policy.order == "fair" else len(space.waiting)
-    line = space.line.candidates(pool.share, pool.holding)
-    looked_at: set[str] = set()
-    for waiting in _unblocked(book, space, line):
-        yield waiting
-        looked_at.add(waiting.id)
-        if len(looked_at) >= depth:
-            break
-    claimants = sorted(space.claims.values(), key=lambda each: int(each[1:]))
-    yield from _unblocked(book, space, (each for each in claimants if each not in looked_at))
 
 
 def _unblocked(book: Book, space: Space, ids: Iterable[str]) -> Iterator[Allocation]:
@@ -86,23 +74,47 @@ def next_move(book: Book, space: Space, now: int) -> Draft | None:
         served = _serve(book, space, pool, now)
         if served is not None:
             return served
-        if len(space.waiting) > pool.policy.backfill_depth:
-            claimed = next_claim(book, space, now, late=True)
-            if claimed is not None:
-                return claimed
+        claimed = next_late_claim(book, space, now)
+        if claimed is not None:
+            return claimed
     return elastic.next_growth(book, space, now)
 
 
 def _serve(book: Book, space: Space, pool: Pool, now: int) -> Draft | None:
-    strict = pool.policy.order == "fifo"
-    may_preempt = pool.policy.preemption != "never" or bool(book.cohorts)
+    line = _unblocked(book, space, space.line.candidates(pool.share, pool.holding))
+    if pool.policy.order == "fifo":
+        return _serve_strictly(book, space, pool, line, now)
+    return _serve_fairly(book, space, pool, line, now)
+
+
+def _serve_strictly(
+    book: Book, space: Space, pool: Pool, line: Iterator[Allocation], now: int
+) -> Draft | None:
     blocked: Amounts = {}
-    failed: set[tuple[object, ...]] = set()
-    for waiting in _in_order(book, space, pool):
+    for waiting in line:
         asked = waiting.request.amounts if waiting.gang is None else gangs.total(book, waiting)
-        if strict and compete(asked, blocked):
-            blocked.update(asked)
-            continue
+        if not compete(asked, blocked):
+            draft = _grant_or_make_room(book, space, pool, waiting, now)
+            if draft is not None:
+                return draft
+        blocked.update(asked)
+        if not any(blocked.keys().isdisjoint(kind) for kind in space.kinds):
+            return None
+    return None
+
+
+def _serve_fairly(
+    book: Book, space: Space, pool: Pool, line: Iterator[Allocation], now: int
+) -> Draft | None:
+    """The first in order that fits. What does not fit for one does not fit for another of its shape.
+
+    Tries as many as the policy says, and whoever has a claim in any case: else those who stand far
+    behind could be passed over for longer than their bound.
+    """
+    may_preempt = pool.policy.preemption != "never" or bool(book.cohorts)
+    failed: set[tuple[object, ...]] = set()
+    tried: set[str] = set()
+    for waiting in line:
         shape = space.shapes[waiting.id]
         if may_preempt:
             # Whom it may send away depends on who asks.
@@ -112,12 +124,17 @@ def _serve(book: Book, space: Space, pool: Pool, now: int) -> Draft | None:
         draft = _grant_or_make_room(book, space, pool, waiting, now)
         if draft is not None:
             return draft
+        tried.add(waiting.id)
         if waiting.claim is None:
             failed.add(shape)
-        if strict:
-            blocked.update(asked)
-            if not any(blocked.keys().isdisjoint(kind) for kind in space.kinds):
-                return None
+        nothing_else = not may_preempt and len(failed) >= len(space.alike)
+        if nothing_else or len(tried) >= pool.policy.backfill_depth:
+            break
+    claimants = sorted(space.claims.values(), key=lambda each: int(each[1:]))
+    for waiting in _unblocked(book, space, (each for each in claimants if each not in tried)):
+        draft = _grant_or_make_room(book, space, pool, waiting, now)
+        if draft is not None:
+            return draft
     return None
 
 

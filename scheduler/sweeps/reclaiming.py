@@ -101,7 +101,8 @@ def take_back(
             command_id=f"sweep-{allocation.id}-{allocation.token}",
             tenant=allocation.tenant,
             allocation=allocation.id,
-            claim=Claim(SWEEP, token=allocation.token),
+            # What waits has no token yet; nobody else can have been granted it since.
+            claim=Claim(SWEEP, token=allocation.token or None, operator=not allocation.token),
             cause=cause,
             evidence=evidence,
             reason=reason,

@@ -69,7 +69,7 @@ TestTheRulesDoWhatTheModelDoes = PureLedger.TestCase
 TestTheRulesDoWhatTheModelDoes.settings = _settings(60)
 
 TestWritersInMemoryDoWhatTheModelDoes = LedgerInMemory.TestCase
-TestWritersInMemoryDoWhatTheModelDoes.settings = _settings(30)
+TestWritersInMemoryDoWhatTheModelDoes.settings = _settings(20)
 
 TestWritersOfAFileDoWhatTheModelDoes = LedgerInAFile.TestCase
-TestWritersOfAFileDoWhatTheModelDoes.settings = _settings(8)
+TestWritersOfAFileDoWhatTheModelDoes.settings = _settings(6)

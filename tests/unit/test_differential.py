@@ -88,12 +88,12 @@ def _in_use_is_what_is_held(book: Book) -> None:
         assert has == {key: amount for key, amount in used.items() if amount}, space.key
         assert on_cards == dict(cards), space.key
         if parent is not None:
-            for node in space.nodes.values():
-                for resource, amount in node.in_use.items():
-                    assert 0 <= amount <= node.capacity.get(resource, 0), (space.key, resource)
-                for resource, shares in node.cards_in_use.items():
+            for each in space.nodes.values():
+                for resource, amount in each.in_use.items():
+                    assert 0 <= amount <= each.capacity.get(resource, 0), (space.key, resource)
+                for resource, shares in each.cards_in_use.items():
                     for card, amount in shares.items():
-                        assert amount <= node.cards[resource].get(card, 0), (space.key, card)
+                        assert amount <= each.cards[resource].get(card, 0), (space.key, card)
 
 
 def _indexes_agree(book: Book) -> None:
@@ -109,6 +109,8 @@ def _indexes_agree(book: Book) -> None:
         assert one.elastic.keys() == other.elastic.keys()
         assert one.gangs == other.gangs
         assert one.shapes == other.shapes
+        assert one.kinds == other.kinds
+        assert one.alike == other.alike
         for node, claimant in one.claims.items():
             assert book.allocations[claimant].claim == node
     claimed = {a.id for a in book.allocations.values() if a.claim is not None}

@@ -840,3 +840,53 @@ def test_refusals_of_different_askers_or_amounts_are_not_one_repeated(box: Scena
     assert [len(step.events) for step in at_once] == [1, 1, 1, 1]
     again = Adjust(command_id="again", allocation=held, claim=Claim("x"), amounts={"cpu": 1})
     assert take_step(box.book, again, box.now + 9).events == []
+
+
+def test_what_waits_has_no_token_that_could_be_right(box: Scenario) -> None:
+    box.got({"cpu": 8000})
+    box.got({"cpu": 4000})
+    waiting = box.waits({"cpu": 1000})
+    (event,) = box.on(Withdraw, waiting, claim=Claim("thief", token=0))
+    assert isinstance(event.body, Refused)
+    assert event.body.reason == "stale_token"
+
+
+def test_an_allocation_never_moves_to_other_cards_to_grow(cards: Scenario) -> None:
+    held = cards.got({"gpu": 300})
+    cards.got({"gpu": 500})
+    (event,) = cards.on(Adjust, held, amounts={"gpu": 600})
+    assert isinstance(event.body, Refused)
+    assert event.body.reason == "insufficient_capacity"
+    assert "move" in event.body.message
+    assert cards.book.allocations[held].placements[0].devices == {"gpu": {"0": 300}}
+    cards.on(Adjust, held, amounts={"gpu": 500})
+    assert cards.book.allocations[held].placements[0].devices == {"gpu": {"0": 500}}
+
+
+def test_growing_asks_nothing_of_resources_that_do_not_grow(box: Scenario) -> None:
+    held = box.got({"cpu": 1000, "memory": 4 * GIB})
+    spec = NodeSpec("n1", {"memory": 2 * GIB})
+    box.when(ResizePool(command_id="less", pool="box", nodes=(spec,)))
+    box.on(Adjust, held, amounts={"cpu": 2000})
+    assert box.book.allocations[held].amounts == {"cpu": 2000, "memory": 4 * GIB}
+    box.on(Adjust, held, amounts={"cpu": 3000, "memory": 3 * GIB})
+    assert box.book.allocations[held].amounts == {"cpu": 3000, "memory": 3 * GIB}
+
+
+def test_a_transfer_is_bound_by_a_ttl_or_a_process_not_by_both(box: Scenario) -> None:
+    held = box.got({"cpu": 1000})
+    with pytest.raises(InvalidInput):
+        box.on(Transfer, held, to_holder="h2", ttl_ns=SECOND, process=PROCESS)
+    with pytest.raises(InvalidInput):
+        box.on(Renew, held, ttl_ns=0)
+    with pytest.raises(InvalidInput):
+        box.on(Release, held, who="")
+
+
+def test_time_given_back_is_not_given_to_what_began_after_the_gap(box: Scenario) -> None:
+    since = box.now
+    held = box.got({"cpu": 1000}, ttl=100)
+    end = box.book.allocations[held].lease_until
+    extension = ExtendTime(command_id="x", by_ns=SECOND, since=since, until=since + SECOND, why="x")
+    box.when(extension)
+    assert box.book.allocations[held].lease_until == end
