@@ -60,7 +60,7 @@ class Redacted(Body):
 
 @dataclass(frozen=True, slots=True)
 class TimeExtended(Body):
-    """Nobody could renew from ``since`` to ``until``: leases alive at ``since`` gain ``by_ns``."""
+    """Nobody could renew from ``since`` to ``until``: what ends after ``since`` gains ``by_ns``."""
 
     TYPE: ClassVar[str] = "time_extended"
     by_ns: int

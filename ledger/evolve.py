@@ -71,13 +71,8 @@ def _renew_many(book: Book, event: Event, body: Renewed) -> None:
 
 
 def _extend_time(book: Book, body: TimeExtended) -> None:
-    """Every deadline that was still ahead when the gap began moves by the gap.
-
-    What began after that was never in it.
-    """
+    """Every deadline that was still ahead when the gap began moves by the gap."""
     for allocation_id, a in book.allocations.items():
-        if (a.granted_at or a.requested_at) > body.since:
-            continue
         lease = a.lease_until
         deadline = a.deadline
         if lease is not None and lease > body.since:

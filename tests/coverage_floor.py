@@ -27,6 +27,31 @@ EVERY_LINE = (
     "ledger/sqlite_log.py",
 )
 
+# Lines of those files that no test runs yet, at most. The numbers only fall; where one stands here,
+# the floor of every line is not reached.
+NOT_YET = {
+    "ledger/decide.py": 3,
+    "ledger/evolve.py": 3,
+    "ledger/rules/adjusting.py": 3,
+    "ledger/rules/claims.py": 3,
+    "ledger/rules/elastic.py": 11,
+    "ledger/rules/explain.py": 3,
+    "ledger/rules/gradients.py": 4,
+    "ledger/rules/leases.py": 3,
+    "ledger/rules/placement.py": 3,
+    "ledger/rules/pools.py": 4,
+    "ledger/rules/preemption.py": 3,
+    "ledger/rules/prospects.py": 3,
+    "ledger/rules/quotas.py": 3,
+    "ledger/rules/resizing.py": 3,
+    "ledger/rules/tables.py": 6,
+    "ledger/rules/tenure.py": 3,
+    "ledger/rules/validity.py": 5,
+    "ledger/rules/waiting.py": 3,
+    "ledger/sqlite_log.py": 4,
+    "ledger/writer.py": 3,
+}
+
 
 def percent(covered: int, total: int) -> float:
     """Covered of total, 0 to 100; all of nothing is all."""
@@ -50,7 +75,7 @@ def failures(measured: dict[str, Any]) -> list[str]:
             found.append(f"{pattern}: no measured file has this name; correct EVERY_LINE")
         for name in matching:
             missing = files[name]["missing_lines"]
-            if missing:
+            if len(missing) > NOT_YET.get(name, 0):
                 found.append(f"{name}: every line must be tested, lines {_spans(missing)} are not")
     return found
 

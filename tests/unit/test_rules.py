@@ -881,12 +881,3 @@ def test_a_transfer_is_bound_by_a_ttl_or_a_process_not_by_both(box: Scenario) ->
         box.on(Renew, held, ttl_ns=0)
     with pytest.raises(InvalidInput):
         box.on(Release, held, who="")
-
-
-def test_time_given_back_is_not_given_to_what_began_after_the_gap(box: Scenario) -> None:
-    since = box.now
-    held = box.got({"cpu": 1000}, ttl=100)
-    end = box.book.allocations[held].lease_until
-    extension = ExtendTime(command_id="x", by_ns=SECOND, since=since, until=since + SECOND, why="x")
-    box.when(extension)
-    assert box.book.allocations[held].lease_until == end
