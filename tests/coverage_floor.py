@@ -27,29 +27,23 @@ EVERY_LINE = (
     "ledger/sqlite_log.py",
 )
 
-# Lines of those files that no test runs yet, at most. The numbers only fall; where one stands here,
-# the floor of every line is not reached.
+# Lines of those files that no test runs yet, at most: in the rooms of the queue, elastic requests,
+# preemption, cohorts and strategies. The numbers only fall. The two at the end have lines that only a
+# race between threads or processes reaches, which not every run sees.
 NOT_YET = {
-    "ledger/decide.py": 3,
-    "ledger/evolve.py": 3,
-    "ledger/rules/adjusting.py": 3,
     "ledger/rules/claims.py": 3,
     "ledger/rules/elastic.py": 11,
     "ledger/rules/explain.py": 3,
     "ledger/rules/gradients.py": 4,
     "ledger/rules/leases.py": 3,
     "ledger/rules/placement.py": 3,
-    "ledger/rules/pools.py": 4,
     "ledger/rules/preemption.py": 3,
     "ledger/rules/prospects.py": 3,
     "ledger/rules/quotas.py": 3,
-    "ledger/rules/resizing.py": 3,
     "ledger/rules/tables.py": 6,
-    "ledger/rules/tenure.py": 3,
-    "ledger/rules/validity.py": 5,
     "ledger/rules/waiting.py": 3,
-    "ledger/sqlite_log.py": 4,
-    "ledger/writer.py": 3,
+    "ledger/writer.py": 2,
+    "ledger/sqlite_log.py": 2,
 }
 
 

@@ -14,11 +14,16 @@ from ledger.commands import (
     ExtendTime,
     JoinNode,
     LeaveNode,
+    ObserveCapacity,
+    OpenLedger,
+    OpenPool,
     Reclaim,
+    RecordUsage,
     Release,
     Renew,
     RenewHolder,
     ResizePool,
+    SeeHolder,
     SetPolicy,
     Transfer,
     Withdraw,
@@ -881,3 +886,87 @@ def test_a_transfer_is_bound_by_a_ttl_or_a_process_not_by_both(box: Scenario) ->
         box.on(Renew, held, ttl_ns=0)
     with pytest.raises(InvalidInput):
         box.on(Release, held, who="")
+
+
+def test_use_of_what_never_was_is_refused(box: Scenario) -> None:
+    usage = RecordUsage(command_id="u", allocation="A999", since=1, until=2, used={}, peak={})
+    (event,) = box.when(usage)
+    assert isinstance(event.body, Refused)
+    assert event.body.reason == "no_such_allocation"
+
+
+def test_a_ledger_that_is_open_is_opened_only_by_a_higher_epoch(box: Scenario) -> None:
+    assert box.when(OpenLedger(command_id="again", ledger_id="other")) == []
+    events = box.when(OpenLedger(command_id="restored", ledger_id="test", epoch=2))
+    assert kinds(events) == ["ledger_opened"]
+    assert box.book.epoch == 2
+
+
+def test_an_event_that_does_not_follow_is_damage(box: Scenario) -> None:
+    from dataclasses import replace
+
+    from ledger.errors import LedgerCorrupt
+    from ledger.evolve import evolve
+
+    last = box.events[-1]
+    with pytest.raises(LedgerCorrupt) as caught:
+        evolve(box.book, replace(last, position=last.position + 2))
+    assert caught.value.position == last.position + 2
+    with pytest.raises(LedgerCorrupt):
+        evolve(box.book, last)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (NodeSpec("n", {"cpu": 1}), NodeSpec("n", {"cpu": 1})),
+        (NodeSpec("n", {"gpu": 1500}),),
+        (NodeSpec("n", {"gpu": 500}),),
+        (NodeSpec("n", {"cpu": 1}, {f"l{i}": "x" for i in range(65)}),),
+        (NodeSpec("n", {"cpu": 1}, {"": "x"}),),
+        (),
+    ],
+)
+def test_impossible_nodes_are_invalid(box: Scenario, nodes: tuple[NodeSpec, ...]) -> None:
+    with pytest.raises(InvalidInput):
+        box.when(OpenPool(command_id="x", pool="x", nodes=nodes))
+
+
+def test_a_pool_is_managed_or_observed_and_nothing_else(box: Scenario) -> None:
+    with pytest.raises(InvalidInput):
+        box.when(OpenPool(command_id="x", pool="x", nodes=(NodeSpec("n", {"cpu": 1}),), kind="odd"))
+
+
+def test_what_a_probe_says_has_bounds(box: Scenario) -> None:
+    many = {f"r{i}": "x" for i in range(33)}
+    for basis in (many, {"cpu": "a\nb"}, {"cpu": "x" * 501}):
+        with pytest.raises(InvalidInput):
+            box.when(
+                ObserveCapacity(command_id="o", pool="box", node="n1", outside={}, basis=basis)
+            )
+    (event,) = box.when(ObserveCapacity(command_id="o2", pool="nowhere", node="n1", outside={}))
+    assert isinstance(event.body, Refused)
+    assert event.body.reason == "no_such_pool"
+
+
+def test_only_so_many_holders_are_remembered(
+    box: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.evolve.HOLDERS_REMEMBERED", 2)
+    for name in ("ann", "bob", "cid"):
+        box.when(SeeHolder(command_id=f"see-{name}", holder=name, process=PROCESS))
+    assert list(box.book.holders) == [("default", "bob"), ("default", "cid")]
+
+
+def test_what_is_recorded_of_an_observed_pool_is_not_kept_account_of(box: Scenario) -> None:
+    from dataclasses import replace
+
+    from ledger.evolve import evolve
+
+    node = NodeSpec("s", {"cpu": 1})
+    box.when(OpenPool(command_id="seen", pool="seen", nodes=(node,), kind="observed"))
+    box.got({"cpu": 1000})
+    grant = box.own[0]
+    evolve(box.book, replace(grant, position=grant.position + 1, pool="seen", allocation="A99"))
+    assert "A99" not in box.book.allocations
+    assert box.book.position == grant.position + 1
