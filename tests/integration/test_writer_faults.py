@@ -705,7 +705,7 @@ def test_parent_and_child_both_use_the_writer_after_a_fork(forking: Ledger) -> N
     assert sorted(a.amounts["cpu"] for a in book.allocations.values()) == [100, 200, 300, 400]
 
 
-# Seen to hang once in some runs on a busy machine, and not explained yet: until it is, only soaks run it.
+# Seen to hang on a busy machine, and not explained yet: until it is, only soaks run it.
 @pytest.mark.soak
 def test_a_child_forked_while_threads_write_and_read_is_not_left_waiting_for_them(
     forking: Ledger,
