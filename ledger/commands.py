@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any, ClassVar
 
+from ledger.events import UsageRecorded
 from ledger.identity import ProcessIdentity
 from ledger.quick import dataclass
 from ledger.requests import Amounts, NodeSpec, Request
@@ -187,6 +188,44 @@ class RecordUsage(Command):
     gaps_ns: int = 0
     final: bool = False
     exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """All that one source says of one allocation that happened elsewhere; see :class:`RecordFacts`.
+
+    ``key`` is its identity in its source, such as ``sacct:phillips:4711``: what is recorded under it
+    is recorded once. Times are ns UTC, None where the source does not say. ``moves`` are placements
+    that it had from a time on. ``seen_until`` is when it was last known to hold. ``ended_by`` is as
+    an allocation's. ``usage`` is what it really used, if that was measured.
+    """
+
+    key: str
+    holder: str
+    request: Request
+    tenant: str = "default"
+    task: str | None = None
+    placements: tuple[Placement, ...] = ()
+    requested_at: int | None = None
+    began_at: int | None = None
+    ended_at: int | None = None
+    ended_by: str = "released"
+    seen_until: int | None = None
+    moves: tuple[tuple[int, tuple[Placement, ...]], ...] = ()
+    usage: UsageRecorded | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFacts(Command):
+    """Record what happened elsewhere in an observed pool. Each fact has one effect under its key.
+
+    Known facts change nothing; what is new about a known one is added to it.
+    """
+
+    VERB: ClassVar[str] = "import"
+    pool: str
+    facts: tuple[Fact, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
