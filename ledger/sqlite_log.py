@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import orjson
+
 from ledger.batches import refused_beside
 from ledger.errors import LedgerCorrupt, LedgerReadOnly, LedgerUnavailable
 from ledger.gate import PATIENCE_S, Gate
@@ -52,6 +54,17 @@ _REFUSED_BESIDE = (
     " AND type = 'refused' AND recorded_at = ? ORDER BY position"
 )
 _BY_ALLOCATION = f"SELECT {_NAMES} FROM events WHERE allocation = ? ORDER BY position"
+# The join is crossed so that the keys come first and the index answers each of them.
+_COLUMNS_OF_E = ", ".join(f"e.{name}" for name in COLUMNS)
+_BY_COMMANDS = (
+    f"SELECT {_COLUMNS_OF_E} FROM json_each(?) AS k CROSS JOIN events AS e"
+    " ON e.tenant = json_extract(k.value, '$[0]') AND e.command_id = json_extract(k.value, '$[1]')"
+    " AND e.command_id IS NOT NULL AND e.type <> 'refused'"
+)
+_BY_ALLOCATIONS = (
+    f"SELECT {_COLUMNS_OF_E} FROM json_each(?) AS k CROSS JOIN events AS e"
+    " ON e.allocation = k.value AND e.allocation IS NOT NULL"
+)
 _ERASE = "UPDATE events SET metadata = NULL WHERE position = ?"
 
 
@@ -119,6 +132,10 @@ class SqliteLog:
     def transaction(self) -> _SqliteTransaction:
         """As :meth:`ledger.log.Log.transaction`."""
         return self._transaction
+
+    def abandon(self) -> None:
+        """As :meth:`ledger.log.Log.abandon`."""
+        self._transaction.abandon()
 
     def head(self) -> Head:
         """As :meth:`ledger.log.Log.head`."""
@@ -257,8 +274,18 @@ class _SqliteTransaction:
         except DRIVER_ERRORS as failure:
             self._roll_back()
             raise log._files.translate(failure) from failure
+        except BaseException:
+            # Interrupted before the commit or after it: what is still open goes back.
+            self._roll_back()
+            raise
         finally:
             log.gate.release()
+
+    def abandon(self) -> None:
+        """As :meth:`ledger.log.Log.abandon`."""
+        if self._log.gate.is_mine():
+            self._roll_back()
+            self._log.gate.release()
 
     def head(self) -> Head:
         """As :meth:`ledger.log.Transaction.head`."""
@@ -293,6 +320,20 @@ class _SqliteTransaction:
     def rows_of_allocation(self, allocation: str) -> list[Row]:
         """As :meth:`ledger.log.Transaction.rows_of_allocation`."""
         return list(map(Row._make, self._select(_BY_ALLOCATION, (allocation,))))
+
+    def rows_of_commands(self, keys: Iterable[tuple[str, str]]) -> list[Row]:
+        """As :meth:`ledger.log.Transaction.rows_of_commands`."""
+        return self._joined(_BY_COMMANDS, list(set(keys)))
+
+    def rows_of_allocations(self, allocations: Iterable[str]) -> list[Row]:
+        """As :meth:`ledger.log.Transaction.rows_of_allocations`."""
+        return self._joined(_BY_ALLOCATIONS, list(set(allocations)))
+
+    def _joined(self, sql: str, keys: list[Any]) -> list[Row]:
+        if not keys:
+            return []
+        rows = self._select(sql, (orjson.dumps(keys).decode(),))
+        return sorted(map(Row._make, rows))
 
     def erase_metadata(self, position: int) -> None:
         """As :meth:`ledger.log.Transaction.erase_metadata`."""
