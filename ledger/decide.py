@@ -35,9 +35,10 @@ from ledger.events import (
 )
 from ledger.evolve import evolve
 from ledger.fields import FIELDS, book_digest
-from ledger.rules import admission, gangs, leases, pools, tenure
+from ledger.rules import admission, facts, gangs, leases, pools, tenure
 from ledger.rules.access import find
 from ledger.rules.answers import Draft, No
+from ledger.rules.history import Outcome
 from ledger.rules.placement import Wish, seed_of
 from ledger.rules.quotas import gang_over_quota
 from ledger.rules.validity import (
@@ -93,6 +94,8 @@ def decide(
         draft.add(Checkpointed(FIELDS, command.digest or book_digest(book)), tenant="")
     elif isinstance(command, c.AllocateBatch):
         return decide_batch(book, command, now)
+    elif isinstance(command, c.RecordFacts):
+        return decide_facts(book, command, now, {})[0]
     else:
         _decide_other(book, draft, command, ended)
     return tuple(draft.events)
@@ -129,6 +132,18 @@ def decide_batch(book: Book, command: c.AllocateBatch, now: int) -> tuple[Event,
             evolve(overlay, event)
             events.append(_with_request(event, item))
     return tuple(events)
+
+
+def decide_facts(
+    book: Book, command: c.RecordFacts, now: int, known: facts.Known
+) -> tuple[tuple[Event, ...], tuple[Outcome, ...]]:
+    """What facts add to what is known under their keys, and what became of each of them."""
+    draft = Draft(book, now)
+    outcomes = facts.record(book, draft, command, known)
+    if isinstance(outcomes, No):
+        _refuse(draft, command, None, outcomes, Cause(command.command_id or "import", ""))
+        outcomes = ()
+    return tuple(draft.events), outcomes
 
 
 def _with_request(event: Event, item: c.Allocate) -> Event:
@@ -199,7 +214,9 @@ def check(command: c.AnyCommand) -> None:
     """Raise InvalidInput for what can never be right."""
     if isinstance(command, _LEDGERS_OWN):
         return
-    check_name("command id", command.command_id)
+    if not isinstance(command, c.RecordFacts):
+        # It is its facts that bear ids.
+        check_name("command id", command.command_id)
     check_name("tenant", command.tenant)
     if isinstance(command, c.Allocate):
         check_name("pool", command.pool)
@@ -210,6 +227,9 @@ def check(command: c.AnyCommand) -> None:
         _check_metadata(command)
     elif isinstance(command, c.AllocateBatch):
         _check_batch(command)
+    elif isinstance(command, c.RecordFacts):
+        check_name("pool", command.pool)
+        facts.check_facts(command)
     else:
         _check_other(command)
 
@@ -249,6 +269,8 @@ def _check_other(command: c.AnyCommand) -> None:
             check_name(
                 {"by": "name", "to_holder": "holder", "to_task": "task"}.get(name, name), value
             )
+    if isinstance(command, c.OpenPool) and command.kind == "observed" and not command.nodes:
+        return  # Whose nodes are not known: it records all the same.
     if isinstance(command, c.OpenPool | c.ResizePool):
         check_nodes(command.nodes)
     elif isinstance(command, c.JoinNode):
