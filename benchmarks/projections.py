@@ -91,7 +91,7 @@ def _rebuild(bench: Bench, path: Path) -> Result:
     child.stdout.readline()
     alone, beside = [], []
     with closing(Writer(SqliteLog.open(path), snapshots=Snapshots(path))) as writer, steady():
-        for _ in range(3 if bench.quick else 9):
+        for _ in range(3 if bench.quick else 5):
             times: list[float] = []
             child.stdin.write("go\n")
             child.stdin.flush()

@@ -164,9 +164,10 @@ def _pools(before: Mapping[str, Pool], after: Mapping[str, Pool]) -> list[PoolCh
 
 
 def _settings(then: Pool | None, now: Pool | None) -> list[str]:
+    names = ["closed", "policy"]
     if then is None or now is None:
-        return []
-    return [name for name in ("closed", "policy") if getattr(then, name) != getattr(now, name)]
+        return names
+    return [name for name in names if getattr(then, name) != getattr(now, name)]
 
 
 def _nodes(then: Pool | None, now: Pool | None) -> list[NodeChange]:

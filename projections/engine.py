@@ -17,63 +17,26 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ledger.errors import InvalidInput, LedgerUnavailable
+from ledger.errors import LedgerUnavailable
 from ledger.log import GENESIS
-from ledger.quick import dataclass, replace
+from ledger.quick import replace
 from ledger.sqlite_driver import connect, sqlite3
 from projections import views_file as views
 from projections.feeding import KNOWN, LIVES, Feed, Stopped, uncollected
 from projections.past import Readable
+from projections.standing import Progress, Status, known_names, status_of
 from projections.tables import PROJECTIONS
 from projections.views_file import Mark
 
 if TYPE_CHECKING:
     from projections.checking import Difference
 
+__all__ = ["Engine", "Progress", "Status", "views_path"]
+
 CHUNK = 2_000
 """Events per transaction: few enough that nobody waits long, enough that a transaction costs little."""
 
 TRIES_MAX = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a catch-up came to: the position that is reached, how many events that took, and what was
-    made anew or stands still.
-
-    ``position`` is the lowest one of all that go on; ``head`` the log's own.
-    """
-
-    position: int
-    head: int
-    events: int
-    rebuilt: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """One projection: where it stands, beside the log's ``head``, and whether it goes on.
-
-    ``state``: ``live``, ``rebuilding``, ``failed``, or ``absent`` before its first catch-up. ``error``
-    is why it failed, at ``failed_position``; ``note`` why it was made anew the last time.
-    """
-
-    name: str
-    version: int
-    position: int
-    head: int
-    state: str
-    error: str | None
-    failed_position: int | None
-    updated_at: int | None
-    note: str | None
-    tables: tuple[str, ...]
-
-    @property
-    def behind(self) -> int:
-        """How many events it has still to take."""
-        return max(0, self.head - self.position)
 
 
 def views_path(ledger: Path) -> Path:
@@ -118,7 +81,7 @@ class Engine:
         """
         from projections.rebuilding import rebuild
 
-        wanted = _known(names)
+        wanted = known_names(names)
         with self._lock, views.speaking_of(self.path):
             self._prepare()
             if not rebuild(self, wanted, "asked for"):
@@ -134,7 +97,7 @@ class Engine:
         """
         from projections.checking import check
 
-        wanted = _known(names)
+        wanted = known_names(names)
         with self._lock, views.speaking_of(self.path):
             return check(self, wanted)
 
@@ -151,7 +114,7 @@ class Engine:
                     for name, cls in PROJECTIONS.items()
                     if name in marks
                 }
-        return [_status(name, marks.get(name), head, gone.get(name, [])) for name in PROJECTIONS]
+        return [status_of(name, marks.get(name), head, gone.get(name, [])) for name in PROJECTIONS]
 
     def connect(self) -> sqlite3.Connection:
         """A new connection to the tables, for reading only; the caller closes it."""
@@ -223,11 +186,11 @@ class Engine:
         """Everything anew, inside the caller's transaction."""
         views.create_bookkeeping(writer)
         marks = []
-        for name, cls in PROJECTIONS.items():
+        for cls in PROJECTIONS.values():
             views.drop_views(writer, cls)
             for table in cls.tables:
                 writer.execute(f'DROP TABLE IF EXISTS "{table.name}"')
-        for name, cls in PROJECTIONS.items():
+        for cls in PROJECTIONS.values():
             views.create_tables(writer, cls, "", 1)
         for name, cls in PROJECTIONS.items():
             views.create_views(writer, cls)
@@ -283,6 +246,11 @@ class Engine:
         if len({(m.position, m.hash) for m in live}) > 1:
             # What goes on goes on together; this is what a hand-edited bookkeeping comes to.
             broken["they stood at different positions"] = [m.name for m in live]
+        concerned = flagged | {mark.name for mark in live}
+        for why, names in broken.items():
+            if LIVES in names:
+                # The others cannot go on without it, so all are brought to one position together.
+                return {why: [name for name in PROJECTIONS if name in concerned]}
         return broken
 
     def _known_now(self, mark: Mark) -> bool:
@@ -440,40 +408,3 @@ class Engine:
 def limit_after(limit: int | None, position: int) -> int | None:
     """A limit that has been reached is none any more."""
     return None if limit is None or position >= limit - 1 else limit
-
-
-def _known(names: Iterable[str] | None) -> tuple[str, ...]:
-    wanted = tuple(PROJECTIONS if names is None else names)
-    for name in wanted:
-        if name not in PROJECTIONS:
-            raise InvalidInput(
-                f"there is no projection {name[:40]!r}", f"it is one of {', '.join(PROJECTIONS)}"
-            )
-    return wanted or tuple(PROJECTIONS)
-
-
-def _status(name: str, mark: Mark | None, head: int, gone: list[str]) -> Status:
-    cls = PROJECTIONS[name]
-    tables = tuple(table.name for table in cls.tables) + tuple(cls.views)
-    if mark is None:
-        return Status(name, cls.version, 0, head, "absent", None, None, None, None, tables)
-    state, note = mark.state, mark.note
-    if mark.state == "live" and gone:
-        state, note = (
-            "rebuilding",
-            f"{', '.join(gone)} was dropped: the next catch-up makes it anew",
-        )
-    elif mark.state == "live" and mark.version != cls.version:
-        state, note = "rebuilding", "its version changed: the next catch-up makes it anew"
-    return Status(
-        name,
-        mark.version,
-        mark.position,
-        head,
-        state,
-        mark.error,
-        mark.failed_position,
-        mark.updated_at,
-        note,
-        tables,
-    )

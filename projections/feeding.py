@@ -116,7 +116,7 @@ class Feed:
                 e.position, e.type, e.data = position, type_, loads(text)
                 e.life = e.was = e.let_go = e.taken = None
                 e.opened = e.closed = e.removed = e.shifted = nothing
-                for name, handle in handlers:
+                for name, handle in handlers:  # noqa: B007 - it names who failed, below
                     handle(e)
         except (Stopped, *_PASSED_ON):
             raise

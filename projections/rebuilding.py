@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ledger.errors import LedgerUnavailable
 from ledger.log import GENESIS
 from ledger.quick import replace
 from projections import views_file as views
@@ -84,6 +85,10 @@ class _Rebuild:
                 pass
             if self._swap():
                 return
+        raise LedgerUnavailable(
+            f"others write {self._engine.path} all the time, and nothing was put in place",
+            "try again, or let one process catch up",
+        )
 
     def _begin(self) -> None:
         writer = self._writer
@@ -184,10 +189,10 @@ class _Rebuild:
             going = [name for name in self._names if name not in self._failed]
             if going and any(mark.position != self._position for mark in staying):
                 return False
-            if not self._stale and any(mark.position > self._position for mark in live):
+            ahead = any(mark.position > self._position for mark in live)
+            if going and ahead and not self._stale:
                 # Nobody who has read his own write may find it gone.
-                if going:
-                    return False
+                return False
             changed = []
             for name in self._names:
                 views.swap_in(writer, PROJECTIONS[name], self._suffix, self._generation)

@@ -45,7 +45,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "who": ("looking", "Whose is this process, port or card?"),
     "task": ("tasks", "Say when a task begins and ends."),
     "run": ("running", "Hold while a command runs, and measure what it uses."),
-    "report": ("reporting", "What was used of what was granted, and how strategies compare."),
+    "report": ("reporting", "What was held, what was used of it, and how strategies compare."),
     "at": ("traveling", "The whole fleet at a moment of the past."),
     "diff": ("traveling", "What differs between two moments."),
     "replay": ("traveling", "Play what happened, event by event, with the state beside it."),

@@ -131,5 +131,5 @@ def _table(found: list[Status]) -> str:
             lines.append(f"{'':<12} stopped at {s.failed_position}: {s.error}")
             lines.append(f"{'':<12} `leasebook projections rebuild {s.name}` tries again")
         elif s.note is not None:
-            lines.append(f"{'':<12} note: {s.note}")
+            lines.append(f"{'':<12} made anew the last time: {s.note}")
     return "\n".join(lines)

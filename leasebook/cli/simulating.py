@@ -23,7 +23,14 @@ LEVELS = (50, 80, 90, 100, 110, 120, 130)
 
 
 @verb("simulate")
-@click.option("--format", "format_", type=click.Choice(["openb", "csv"]), default="openb")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["openb", "csv"]),
+    default="openb",
+    show_default=True,
+    help="The trace's format.",
+)
 @click.option("--nodes", metavar="FILE", help="openb: the file of nodes.")
 @click.option("--pods", "trace", required=True, metavar="FILE", help="The trace: what is asked.")
 @click.option("--map", "columns", metavar="WHAT=COLUMN,…", help="csv: which column is what.")
@@ -38,7 +45,13 @@ LEVELS = (50, 80, 90, 100, 110, 120, 130)
 @click.option("--order", type=click.Choice(["fair", "fifo"]), help="How the queue is served.")
 @click.option("--arrivals-only", is_flag=True, help="Nothing leaves, nothing waits.")
 @click.option("--inflate", type=float, default=1.3, show_default=True, help="Demand of capacity.")
-@click.option("--seeds", type=click.IntRange(1, 1000), default=10, show_default=True)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=10,
+    show_default=True,
+    help="Orders of arrival.",
+)
 @click.pass_context
 def simulate_command(ctx: click.Context, /, **given: Any) -> None:
     """Decide a trace by the ledger's own rules: what is granted, how long who waits, what is used.

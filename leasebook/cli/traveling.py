@@ -340,8 +340,10 @@ def _pool_change_text(pool: Json) -> list[str]:
     mark = {"opened": "+", "gone": "-", "changed": "~"}[pool["what"]]
     lines = [f"{mark} pool {pool['name']}{_pairs_text(pool)}"]
     for name, (before, after) in pool["settings"].items():
-        said = f"{before} → {after}" if name == "closed" else "changed"
-        lines.append(f"    {name} {said}")
+        if name == "closed" and after:
+            lines.append("    closed")
+        elif name != "closed" and None not in (before, after):
+            lines.append(f"    {name} changed")
     nodes = pool["nodes"]
     if len(nodes) == 1 and nodes[0]["what"] == "changed" and not _node_words(nodes[0]):
         return lines

@@ -195,6 +195,8 @@ class _Reader:
         # itself: what else is said may be said of either.
         yield self._found(name, one, first=first, seen=first.at)
         if ended is not None or one.moves or one.last_seen != first.at:
+            # Two pieces, but no more notifications than were counted.
+            self._source.attached -= 1
             yield self._found(name, one, seen=one.last_seen, ended=ended, after=first)
 
     def _found(

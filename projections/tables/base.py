@@ -28,8 +28,8 @@ ROWS_KEPT = 50_000
 class Table:
     """A table: its columns (name → SQLite type), its key, and the columns of each index.
 
-    Columns whose names stand in ``json`` hold JSON text. A ``clustered`` table is kept in the order of its
-    key (WITHOUT ROWID).
+    Columns whose names stand in ``json`` hold JSON text. A ``clustered`` table is kept in the order of
+    its key (WITHOUT ROWID).
     """
 
     name: str

@@ -74,8 +74,9 @@ class Life:
 
     ``spans`` are its open ones, in observed pools all of them; ``seq`` numbers the next. ``moves`` (of
     observed pools only) are [at, amounts, placements] in order of time, the first one the grant.
-    ``since_before``: it held at ``granted_at`` already, and when it began is not known; such a one, and one
-    of which nobody said when it was asked for, has no wait. ``unapplied`` counts facts of corrections that no column here stands for.
+    ``since_before``: it held at ``granted_at`` already, and when it began is not known; such a one,
+    and one of which nobody said when it was asked for, has no wait. ``unapplied`` counts facts of
+    corrections that no column here stands for.
     """
 
     __slots__ = (*_NAMES, "spans")

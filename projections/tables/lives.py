@@ -30,33 +30,6 @@ from projections.tables.life import LIFE_COLUMNS, LIFE_JSON, Life, open_spans, r
 KEPT = 50_000
 """How many lives are kept at hand from one chunk to the next."""
 
-_SPAN_COLUMNS = {
-    "allocation": "TEXT",
-    "seq": "INTEGER",
-    "pool": "TEXT",
-    "node": "TEXT",
-    "resource": "TEXT",
-    "amount": "INTEGER",
-    "since_at": "INTEGER",
-    "until_at": "INTEGER",
-    "tenant": "TEXT",
-    "holder": "TEXT",
-    "task": "TEXT",
-}
-_SPAN_KEY = ("allocation", "seq", "node", "resource")
-_SPAN_INDEXES = ("pool, since_at", "pool, until_at")
-
-ALLOCATIONS = Table(
-    "allocations",
-    LIFE_COLUMNS,
-    ("id",),
-    ("pool, granted_at", "tenant, task", "holder"),
-    LIFE_JSON,
-)
-SPANS = Table("spans", _SPAN_COLUMNS, _SPAN_KEY, _SPAN_INDEXES)
-NESTED_SPANS = Table("nested_spans", _SPAN_COLUMNS, _SPAN_KEY, _SPAN_INDEXES)
-POOL_KINDS = Table("pool_kinds", {"pool": "TEXT", "kind": "TEXT"}, ("pool",))
-
 
 def _span_row(span: Span, life: Life) -> tuple[Any, ...]:
     # fmt: off
@@ -133,14 +106,14 @@ class Lives(Projection):
         self._kinds.flush(connection)
         connection.executemany(self._write, [life.row() for life in self._dirty.values()])
         if self._gone:
-            where = " AND ".join(f"{column} = ?" for column in _SPAN_KEY)
+            where = " AND ".join(f"{column} = ?" for column in SPAN_KEY)
             for table in self._names:
                 connection.executemany(f"DELETE FROM {quoted(table)} WHERE {where}", self._gone)
         rows: tuple[list[Any], list[Any]] = ([], [])
         for span, life in self._spans.items():
             rows[life.parent is not None].append(_span_row(span, life))
-        names = ", ".join(_SPAN_COLUMNS)
-        marks = ", ".join("?" * len(_SPAN_COLUMNS))
+        names = ", ".join(SPAN_COLUMNS)
+        marks = ", ".join("?" * len(SPAN_COLUMNS))
         for table, some in zip(self._names, rows, strict=True):
             connection.executemany(
                 f"INSERT OR REPLACE INTO {quoted(table)} ({names}) VALUES ({marks})", some

@@ -1,4 +1,4 @@
-"""Tables ``pools``, ``nodes``, ``node_resources``, ``devices`` as they are now, and ``capacity`` over time."""
+"""Pools, nodes and cards as they are now, and table ``capacity``: how much there was when."""
 
 from __future__ import annotations
 

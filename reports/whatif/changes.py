@@ -19,7 +19,7 @@ from ledger.events import (
     QuotaSet,
 )
 from ledger.evolve import evolve
-from ledger.policy import complaint
+from ledger.policy import Policy, complaint
 from ledger.requests import Amounts, NodeSpec, Request
 
 
@@ -59,8 +59,10 @@ class Changes:
         Pools that are opened later are made so by :meth:`said`.
         """
         meant = [p.policy for p in book.pools.values() if self.touches(p.name)]
-        for wrong in {complaint(self.policy, policy) for policy in meant or [None]} - {None}:
-            raise InvalidInput(str(wrong))
+        for policy in meant or [Policy()]:
+            wrong = complaint(self.policy, policy)
+            if wrong is not None:
+                raise InvalidInput(wrong)
         for pool in list(book.pools.values()):
             if pool.kind == "managed" and not pool.closed:
                 self._put_into_pool(book, pool)

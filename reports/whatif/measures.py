@@ -1,4 +1,7 @@
-"""Measures: what a run of events comes to, the same for the recorded ones and the simulated ones."""
+"""Measures: what a run of events comes to, the same for the recorded ones and the simulated ones.
+
+Only managed pools count: what was imported of others happened whatever our rules say.
+"""
 
 from __future__ import annotations
 
@@ -75,9 +78,11 @@ class Measures:
     _nodes: dict[tuple[str, str], Amounts] = field(default_factory=dict)
     _asked: dict[str, Amounts] = field(default_factory=dict)
     _children: set[str] = field(default_factory=set)
+    _elsewhere: set[str] = field(default_factory=set)
 
     def begin(self, book: Book) -> None:
         """What is there when it begins. Only managed pools are looked at."""
+        self._elsewhere = {pool.name for pool in book.pools.values() if pool.kind == "observed"}
         for pool in book.pools.values():
             if pool.kind == "managed":
                 for node in pool.space.nodes.values():
@@ -109,6 +114,10 @@ class Measures:
 
     def _one(self, event: Event) -> None:
         body, name, pool = event.body, event.allocation, event.pool
+        if isinstance(body, PoolOpened) and body.kind == "observed" and pool is not None:
+            self._elsewhere.add(pool)
+        if pool in self._elsewhere:
+            return
         opened = isinstance(body, PoolOpened) and body.kind == "managed"
         if pool is not None and (opened or isinstance(body, PoolResized)):
             assert isinstance(body, PoolOpened | PoolResized)

@@ -160,10 +160,10 @@ def _assert_pools(engine: Engine, book: Book) -> None:
         key = (pool, node, resource)
         capacity[key], in_use[key], spent[key], outside[key] = size, used, gone, others
     open_now: Counter[tuple[str, str, str]] = Counter()
-    for *key, amount in table(
+    for row in table(
         engine, "SELECT pool, node, resource, amount FROM spans WHERE until_at IS NULL"
     ):
-        open_now[key[0], key[1], key[2]] += amount
+        open_now[row[0], row[1], row[2]] += row[3]
     cards = {
         tuple(row[:4]): row[4]
         for row in table(
@@ -192,11 +192,11 @@ def _assert_pools(engine: Engine, book: Book) -> None:
         for node in pool.space.nodes.values()
     }
     present: dict[tuple[str, str, str], int] = {}
-    for *key, amount in table(
+    for row in table(
         engine, "SELECT pool, node, resource, amount FROM capacity WHERE until_at IS NULL"
     ):
-        assert tuple(key) not in present
-        present[key[0], key[1], key[2]] = amount
+        assert row[:3] not in present
+        present[row[0], row[1], row[2]] = row[3]
     assert present == {key: size for key, size in capacity.items() if size is not None}
 
 

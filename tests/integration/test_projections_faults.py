@@ -131,7 +131,9 @@ def test_fault_of_a_projection_while_it_writes_stops_it_too(
     assert state(engine, "steps").behind == 0
 
 
-def test_event_of_an_unknown_type_stops_all_before_it_until_it_is_known(ledger: Path, tmp_path: Path) -> None:
+def test_event_of_an_unknown_type_stops_all_before_it_until_it_is_known(
+    ledger: Path, tmp_path: Path
+) -> None:
     with SqliteLog.open(ledger) as log:
         strange = next(iter(log.read(119, 120)))._replace(type="teleported")
         newer = Head(log, 150, {120: strange})
@@ -166,6 +168,16 @@ def test_dropped_table_or_view_is_noticed_and_made_anew(engine: Engine, name: st
     assert contents(engine) == whole
 
 
+def test_dropped_table_that_others_stand_on_is_made_anew_wherever_they_stood(
+    engine: Engine,
+) -> None:
+    engine.catch_up(90)
+    change(engine, "DROP TABLE allocations")
+    assert engine.catch_up().failed == ()
+    assert {status.behind for status in engine.status()} == {0}
+    assert engine.check() is None
+
+
 def test_edited_row_is_found_by_a_check_and_mended_by_a_rebuild(engine: Engine) -> None:
     engine.catch_up()
     (id_,) = table(engine, "SELECT id FROM allocations ORDER BY id LIMIT 1 OFFSET 3")[0]
@@ -191,9 +203,7 @@ def test_missing_and_added_rows_are_found(engine: Engine, statement: str) -> Non
     assert (found.rebuilt is None) == (statement == "INSERT")
 
 
-def test_changed_version_makes_itself_anew(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_version_makes_itself_anew(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.catch_up()
     monkeypatch.setattr(Steps, "version", 2)
     assert engine.catch_up().rebuilt == ("steps",)
@@ -268,7 +278,11 @@ def test_readers_always_have_an_answer_while_all_is_made_anew(engine: Engine) ->
             while not stop.is_set():
                 try:
                     found.append(
-                        tuple(connection.execute("SELECT count(*), sum(granted) FROM series").fetchone())
+                        tuple(
+                            connection.execute(
+                                "SELECT count(*), sum(granted) FROM series"
+                            ).fetchone()
+                        )
                     )
                 except Exception as error:
                     errors.append(error)

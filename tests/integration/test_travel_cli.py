@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import io
 import json
 import os
 import select
@@ -19,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import leasebook
+from leasebook.cli.replaying import GAP_S_MAX, Player
+from leasebook.cli.screen import screen
 from ledger.commands import Claim, Fact, OpenPool, Reclaim, RecordFacts
 from ledger.errors import InvalidInput, Refused
 from ledger.requests import Placement, Request
@@ -348,6 +352,22 @@ def test_ctrl_c_leaves_a_replay_and_the_terminal_as_it_was(terminal: Any) -> Non
     again.until("event 1")
     again.process.send_signal(signal.SIGINT)
     assert again.left() == 130
+
+
+def test_long_gaps_of_a_replay_are_cut_and_it_says_so(lb: CommandLine) -> None:
+    with leasebook.open(lb.ledger) as manager:
+        frames = manager._questions.moments().replay("#3", "#7").frames()
+        # So slow that the moments between two commands are long.
+        player = Player(frames, running=True, speed=1e-6)
+        assert player.forward()
+        assert (player.cut_ns, player.pause_s()) == (0, GAP_S_MAX)
+        assert player.forward()
+        assert player.cut_ns > 0
+        drawn = Console(width=100, height=12, record=True, file=io.StringIO())
+        drawn.print(screen(player, drawn, steps=False))
+        assert "a gap was cut by" in drawn.export_text()
+        player.back()
+        assert (player.number, player.cut_ns, player.running) == (1, 0, False)
 
 
 # --- from Python ---------------------------------------------------------------------------------

@@ -313,6 +313,15 @@ def test_what_is_not_about_instances_is_counted_and_left_out(tmp_path: Path) -> 
     assert (len(found), source.skipped, source.attached) == (1, 2, 1)
 
 
+def test_every_notification_is_counted_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.json"
+    path.write_text(json.dumps([*HISTORY, note("exists", 1, "c"), note("exists", 2, "c")]))
+    source = Source(str(path))
+    found = list(read(source, Options()))
+    source.close()
+    assert len(found) + source.attached == len(HISTORY) + 2
+
+
 @pytest.mark.parametrize(
     ("record", "why"),
     [

@@ -98,14 +98,18 @@ def _truth(
     """Who held and who waited at a time, from the rows alone: what was granted by a position and has
     no end at or before the time, among the rows up to ``known``; ``late`` is the book of those."""
     granted, asked, ended = set(), set(), set()
+    begun: dict[str, int] = {}
     for row in rows[:known]:
         if row.allocation is None:
             continue
         if row.position <= position:
             asked |= {row.allocation} if row.type == "queued" else set()
             granted |= {row.allocation} if row.type in GRANT_TYPES else set()
+        if row.type in GRANT_TYPES:
+            begun[row.allocation] = row.at
         later = row.position <= position or row.recorded_at > time
-        if row.type in END_TYPES and row.at <= time and later:
+        # Nothing that was set aside had ended before it was.
+        if row.type in END_TYPES and max(row.at, begun.get(row.allocation, 0)) <= time and later:
             ended.add(row.allocation)
     # What nobody had ended by then, though its time was over, counts as ended; and what drew on it.
     over = {a.id for a in late.allocations.values() if a.due is not None and a.due <= time}

@@ -213,7 +213,8 @@ def test_whoever_was_preempted_goes_on_where_nobody_preempts(tmp_path: Path) -> 
     assert (answer.recorded.counts["preempted"], answer.simulated.counts["preempted"]) == (1, 0)
     found = fates(answer)
     assert found[low][0].state == "preempted"
-    assert found[low][1] is not None and found[low][1].state == "released"
+    goes_on = found[low][1]
+    assert goes_on is not None and goes_on.state == "released"
     waited = found[high.allocation.id][1]
     assert waited is not None and (waited.wait_ns or 0) > 0
 

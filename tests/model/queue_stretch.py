@@ -1,0 +1,127 @@
+"""Elastic allocations: when the ledger may change their size, and by how much."""
+
+from __future__ import annotations
+
+from ledger.events import Adjusted, Allocated, Event, Reserved
+from ledger.requests import Placement
+from tests.model.queue_room import CARDS, excess, over_quota, room_on, stretchable
+from tests.model.queue_state import Entry, World
+from tests.model.queue_wrong import wrong_unless
+
+
+class Stretching:
+    """Follows what the ledger adjusts by itself. ``before`` is what was held before it was shrunk."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.before: dict[str, tuple[Placement, ...]] = {}
+        self.shrunk: list[tuple[Event, Entry]] = []
+        self.step = 0
+        self.grown: list[tuple[Event, Entry, set[str]]] = []
+
+    def begin(self, now: int) -> None:
+        """A step begins."""
+        self.before, self.shrunk, self.grown = {}, [], []
+
+    def adjusted(self, event: Event, body: Adjusted, entry: Entry) -> None:
+        """The size of an allocation changes: by hand, or by the ledger within its range."""
+        wrong_unless(body.previous == entry.amounts, event, f"it had {entry.amounts}")
+        nodes = [part.node for part in entry.placements]
+        wrong_unless([p.node for p in body.placements] == nodes, event, "it stays where it is")
+        if event.cause is not None:
+            return
+        wrong_unless(entry.state == "active", event, f"it is {entry.state}")
+        most = entry.request.most
+        wrong_unless(most is not None, event, "it is not elastic")
+        assert most is not None
+        wrong_unless(not entry.by_hand, event, "its size was chosen by hand")
+        wrong_unless(set(body.amounts) == set(entry.amounts), event, "the same resources")
+        more, less = set[str](), set[str]()
+        for resource, amount in body.amounts.items():
+            fine = entry.request.amounts[resource] <= amount <= most[resource]
+            wrong_unless(fine, event, f"{amount} {resource} is not in its range")
+            had = entry.amounts[resource]
+            (more if amount > had else less if amount < had else set()).add(resource)
+        wrong_unless(bool(more) != bool(less), event, "it grows or shrinks")
+        if less:
+            self.before.setdefault(entry.id, entry.placements)
+            self.shrunk.append((event, entry))
+        else:
+            self._grows(event, body, entry, more)
+
+    def _grows(self, event: Event, body: Adjusted, entry: Entry, more: set[str]) -> None:
+        world = self.world
+        wrong_unless(not world.pools[entry.pool].closed, event, "the pool is closed")
+        extra = {r: body.amounts[r] - entry.amounts[r] for r in more}
+        for holder in (None, entry.holder):
+            over = excess(world, entry.tenant, holder, entry.pool, extra)
+            wrong_unless(over is None, event, f"it grows over its quota: {over}")
+        self.grown.append((event, entry, more))
+
+    def granted(self, event: Event, stood: dict[str, tuple[Placement, ...]]) -> None:
+        """Somebody got in: what was shrunk just before was shrunk for that, and no more of it."""
+        body, world = event.body, self.world
+        assert isinstance(body, Allocated | Reserved) and event.pool is not None
+        pool = world.pools[event.pool]
+        for shrink, entry in self.shrunk:
+            names = {part.node for part in entry.placements}
+            here = [part for part in body.placements if part.node in names]
+            wrong_unless(len(body.placements) == 1, shrink, "nothing shrinks for a spread")
+            wrong_unless(body.gang is None, shrink, "nothing shrinks for a gang")
+            wrong_unless(bool(here), shrink, f"{event.allocation} did not get in by it")
+            assert isinstance(shrink.body, Adjusted)
+            less = {r for r, a in shrink.body.amounts.items() if a < shrink.body.previous[r]}
+            wrong_unless(less <= set(body.request.amounts), shrink, "of what nobody asked for")
+            room = room_on(world, pool, pool.nodes[here[0].node])
+            for resource in less:
+                if resource in CARDS:
+                    whole = sum(left == 1000 for left in room.cards[resource].values())
+                    wrong_unless(whole == 0, shrink, f"{whole} cards more than were needed")
+                else:
+                    left = room.free[resource]
+                    wrong_unless(left == 0, shrink, f"{left} {resource} more than was needed")
+        if not self.shrunk:
+            self._takes_what_is_free(event, stood)
+        self.before, self.shrunk = {}, []
+
+    def _takes_what_is_free(self, event: Event, stood: dict[str, tuple[Placement, ...]]) -> None:
+        """Where nobody waits and no quota binds, it gets what is free in its range."""
+        body, world = event.body, self.world
+        assert isinstance(body, Allocated | Reserved) and event.pool is not None
+        most = body.request.most
+        if most is None or world.waiting(event.pool) or world.quotas or body.gang is not None:
+            return
+        if event.cause is not None and event.cause.items is not None:
+            return
+        pool = world.pools[event.pool]
+        room = room_on(world, pool, pool.nodes[body.placements[0].node])
+        for resource, amount in body.amounts.items():
+            if resource not in CARDS:
+                fine = amount == most[resource] or room.free[resource] == 0
+                wrong_unless(fine, event, f"{room.free[resource]} {resource} more were free")
+
+    def finish(self) -> None:
+        """Nothing was shrunk in vain, and nothing grew into what somebody waits for."""
+        for event, _ in self.shrunk:
+            wrong_unless(False, event, "nobody got in by it")
+        for event, entry, more in self.grown:
+            for unit in self.world.waiting(entry.pool):
+                fine = not unit.resources & more or over_quota(self.world, unit)
+                wrong_unless(fine, event, f"it grows while {unit.id} waits for that")
+
+
+def grows_no_more(world: World, pool: str) -> list[str]:
+    """The elastic allocations that could be larger though nobody waits and no quota binds."""
+    if world.waiting(pool) or world.quotas or world.pools[pool].closed:
+        return []
+    found = []
+    state = world.pools[pool]
+    for each in world.holding(pool):
+        if not stretchable(each) or len(each.placements) != 1:
+            continue
+        room = room_on(world, state, state.nodes[each.placements[0].node])
+        most = each.request.most or {}
+        for resource, amount in each.amounts.items():
+            if resource not in CARDS and amount < most[resource] and room.free[resource] > 0:
+                found.append(each.id)
+    return found

@@ -1,0 +1,169 @@
+"""Sending others away: who may be, how few, how young, and how much of what was borrowed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from itertools import combinations
+
+from ledger.events import Ending, Event, Reclaimed
+from ledger.requests import PRIORITIES
+from tests.model.queue_room import (
+    excess,
+    fits_at_all,
+    kept_for_others,
+    over_quota,
+    room_on,
+    suits,
+)
+from tests.model.queue_state import Entry, Unit, World
+from tests.model.queue_wrong import wrong_unless
+
+
+class Victims:
+    """Collects who is sent away for whom in a step, and judges each heir's choice at its end."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.now = 0
+        self.heirs: set[str] = set()
+        self.chosen: dict[str, list[tuple[Event, str]]] = {}
+        self.then: dict[str, World] = {}
+
+    def begin(self, now: int) -> None:
+        """A step begins."""
+        self.now, self.heirs, self.chosen, self.then = now, set(), {}, {}
+
+    def sent_away(self, event: Event, victim: Entry) -> None:
+        """Somebody is asked to go, or goes at once, so that another gets in."""
+        body = event.body
+        assert isinstance(body, Ending | Reclaimed)
+        heir = self.world.entries.get(body.reason.split(" ")[0])
+        wrong_unless(heir is not None, event, "nobody is named who comes first")
+        assert heir is not None
+        wrong_unless(heir.state == "waiting", event, f"{heir.id} is {heir.state}")
+        wrong_unless(heir.pool == victim.pool, event, "another pool's")
+        wrong_unless(victim.state == "active", event, f"it is {victim.state}")
+        unit = next(u for u in self.world.waiting(heir.pool) if u.id == heir.unit)
+        fine = lower(self.world, victim, heir) or borrows(self.world, victim, unit)
+        wrong_unless(fine, event, f"{heir.id} may not send it away")
+        wrong_unless(not over_quota(self.world, unit), event, f"{heir.id} waits for its quota")
+        if isinstance(body, Ending):
+            grace = event.at + self.world.pools[victim.pool].policy.grace_ns
+            until = grace if victim.lease is None else min(grace, victim.lease)
+            wrong_unless(body.deadline == until, event, f"its grace ends at {until}")
+        self.heirs.add(heir.unit)
+        self.then.setdefault(heir.unit, copy.deepcopy(self.world))
+        self.chosen.setdefault(heir.unit, []).append((event, victim.id))
+
+    def finish(self) -> None:
+        """The fewest, the youngest, and no more of what was borrowed than there is."""
+        for heir, chosen in self.chosen.items():
+            then = self.then[heir]
+            event = chosen[-1][0]
+            unit = next(u for u in then.waiting(event.pool or "") if u.id == heir)
+            ids = [id for _, id in chosen]
+            if unit.simple:
+                self._judge(then, unit, ids, event)
+
+    def _judge(self, then: World, unit: Unit, ids: list[str], event: Event) -> None:
+        nodes = open_nodes(then, unit)
+        wrong_unless(self._within(then, unit, ids), event, "more goes than was borrowed")
+        here = [name for name in nodes if makes_room(then, unit, name, ids)]
+        wrong_unless(bool(here), event, f"{unit.id} finds no room by it")
+        for name in nodes:
+            for count in range(len(ids)):
+                for fewer in combinations(candidates(then, unit, name), count):
+                    enough = self._within(then, unit, fewer) and makes_room(
+                        then, unit, name, fewer
+                    )
+                    wrong_unless(not enough, event, f"{list(fewer)} on {name} were enough")
+        for name in here:
+            for id in ids:
+                for other in candidates(then, unit, name):
+                    if other in ids or then.entries[other].token < then.entries[id].token:
+                        continue
+                    instead = [*(each for each in ids if each != id), other]
+                    better = self._within(then, unit, instead) and makes_room(
+                        then, unit, name, instead
+                    )
+                    wrong_unless(not better, event, f"{other} is younger than {id}")
+
+    def _within(self, world: World, unit: Unit, ids: Collection[str]) -> bool:
+        """Whether all of these may go together: the lenders' tenants are not sent below their own."""
+        borrowers = [id for id in ids if not lower(world, world.entries[id], unit.first)]
+        for id in borrowers:
+            entry = world.entries[id]
+            for key, (limits, _) in world.quotas.items():
+                if key[0] != entry.tenant or key[1] is not None:
+                    continue
+                for resource in set(limits) & unit.resources & set(entry.amounts):
+                    stays = world.held(entry.tenant, None, key[2], resource) - sum(
+                        each.amounts.get(resource, 0)
+                        for each in world.holding()
+                        if each.tenant == entry.tenant
+                        and (each.id in borrowers or each.state == "ending")
+                    )
+                    if stays < limits[resource]:
+                        return False
+        return True
+
+
+def lower(world: World, victim: Entry, heir: Entry) -> bool:
+    """Whether the policy lets a request send an allocation away: by priority as it was asked."""
+    order = PRIORITIES.index
+    return (
+        world.pools[heir.pool].policy.preemption == "lower_priority"
+        and order(victim.request.priority) < order(heir.request.priority)
+    )
+
+
+def borrows(world: World, victim: Entry, unit: Unit) -> bool:
+    """Whether an allocation's tenant has borrowed what the owner, within its own, asks for."""
+    heir = unit.first
+    for key, (limits, cohort) in world.quotas.items():
+        if cohort is None or key[0] != victim.tenant or key[1] is not None:
+            continue
+        mine = world.quotas.get((heir.tenant, None, key[2]))
+        if mine is None or mine[1] != cohort or heir.tenant == victim.tenant:
+            continue
+        for resource in set(limits) & set(mine[0]) & unit.resources & set(victim.amounts):
+            wants = sum(each.request.amounts.get(resource, 0) for each in unit.members)
+            owned = world.held(heir.tenant, None, key[2], resource) + wants <= mine[0][resource]
+            if owned and world.held(victim.tenant, None, key[2], resource) > limits[resource]:
+                return True
+    return False
+
+
+def open_nodes(world: World, unit: Unit) -> list[str]:
+    """Where somebody may be sent away for a request: on its claimed node, else on any not claimed."""
+    pool = world.pools[unit.first.pool]
+    return [
+        node.name
+        for node in pool.nodes.values()
+        if suits(node, unit.first.request.select)
+        and kept_for_others(world, unit, node.name, unit.resources) is None
+        and (not unit.claim or node.name in unit.claim)
+    ]
+
+
+def candidates(world: World, unit: Unit, node: str) -> list[str]:
+    """Who on a node may be sent away for a request."""
+    return [
+        each.id
+        for each in world.holding(unit.first.pool)
+        if each.state == "active"
+        and any(part.node == node for part in each.placements)
+        and (lower(world, each, unit.first) or borrows(world, each, unit))
+    ]
+
+
+def makes_room(world: World, unit: Unit, node: str, ids: Collection[str]) -> bool:
+    """Whether a request fits on a node without these and without all that is going already."""
+    pool = world.pools[unit.first.pool]
+    gone = {each.id for each in world.holding(pool.name) if each.state == "ending"} | set(ids)
+    room = room_on(world, pool, pool.nodes[node], shrink=True, gone=gone)
+    return room.takes(unit.first.request.amounts)
+
+
+__all__ = ["Victims", "borrows", "excess", "fits_at_all", "lower"]
