@@ -74,6 +74,22 @@ _KINDS: dict[str, tuple[str, Test]] = {
 }
 """Annotation → what it is called, and what tells it."""
 
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "None": (type(None),),
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "float": (int, float),
+    "Duration": (int, float, str),
+    "When": (int, str),
+}
+"""Annotation → types whose values are right as they are: most calls need to look no further."""
+
+
+def _plain_types(part: str) -> tuple[type, ...]:
+    # What a dict holds is looked at where it is read.
+    return (dict,) if part in ("Mapping[str, Any]", "Amounts") else _PLAIN.get(part, ())
+
 
 def _parts(annotation: str) -> list[str]:
     """``int | Iterable[int | str]`` → ``int``, ``Iterable[int | str]``."""
@@ -117,6 +133,7 @@ def checks(method: Any) -> Check:
     method does not have, or lacks, are left to the call itself.
     """
     wanted: dict[str, tuple[str, tuple[Test, ...]]] = {}
+    plain: dict[str, frozenset[type]] = {}
     order: list[str] = []
 
     def prepare() -> None:
@@ -127,17 +144,26 @@ def checks(method: Any) -> Check:
             kinds = _kinds_of(str(annotation))
             if kinds is not None and name != "return":
                 wanted[name] = kinds
+                plain[name] = frozenset(
+                    each for part in _parts(str(annotation)) for each in _plain_types(part)
+                )
 
     def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not wanted:
             prepare()
-        for name, value in (*zip(order, args, strict=False), *kwargs.items()):
-            kinds = wanted.get(name)
-            if kinds is not None and not any(test(value) for test in kinds[1]):
-                raise InvalidInput(
-                    f"{name} is {_shown(value)}, which is not {kinds[0]}",
-                    f"see help() of {method.__name__}",
-                )
+        given = {**dict(zip(order, args, strict=False)), **kwargs} if args else kwargs
+        for name, value in given.items():
+            types = plain.get(name)
+            if types is not None and type(value) not in types:
+                look(name, value)
+
+    def look(name: str, value: Any) -> None:
+        word, tests = wanted[name]
+        if not any(test(value) for test in tests):
+            raise InvalidInput(
+                f"{name} is {_shown(value)}, which is not {word}",
+                f"see help() of {method.__name__}",
+            )
 
     return check
 
