@@ -280,6 +280,11 @@ def _parsed(
     cut: bool = False,
 ) -> int | None:
     """Read a number with a suffix as whole units; None where a fraction is left, unless ``cut``."""
+    if type(value) is int and -(2**63) < value < 2**63:
+        # What programs pass mostly; the rest reads it as text, and finds the same.
+        factor, power = suffixes[""]
+        if power >= 0:
+            return value * factor * 10**power
     text = _text_of(value, error, what)
     number, sign = (text[1:], -1) if text[:1] == "-" else (text, 1)
     whole, rest = _leading_digits(number)
