@@ -19,7 +19,7 @@ from ledger.memory_log import MemoryLog
 from ledger.requests import NodeSpec, Request
 from ledger.writer import Writer, begin
 from projections.past import Past
-from reports.simulate.arrivals import CARDS, WITHOUT_MODELS, in_order, mix_of, run
+from reports.simulate.arrivals import CARDS, in_order, mix_of, run
 from reports.simulate.lifetimes import Simulation, jobs_of
 from reports.simulate.openb import read_nodes, read_pods
 from reports.whatif import Changes, ask
@@ -56,7 +56,7 @@ def _arrivals(bench: Bench) -> list[Result]:
         capacity = sum(spec.capacity.get(CARDS, 0) for spec in nodes)
         order = in_order(trace, capacity, 1.3, 1)
         order = order[: bench.times(len(order))]
-        mix = mix_of(trace, models=strategy not in WITHOUT_MODELS)
+        mix = mix_of(trace)
         with steady():
             begun = process_time()
             run(nodes, order, strategy, mix, 1)

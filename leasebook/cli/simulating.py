@@ -52,6 +52,7 @@ LEVELS = (50, 80, 90, 100, 110, 120, 130)
     show_default=True,
     help="Orders of arrival.",
 )
+@click.option("--ignore-models", is_flag=True, help="Usual shapes are told apart by amounts alone.")
 @click.pass_context
 def simulate_command(ctx: click.Context, /, **given: Any) -> None:
     """Decide a trace by the ledger's own rules: what is granted, how long who waits, what is used.
@@ -155,7 +156,8 @@ def _arrivals(
     if not 0 < inflate <= 100:
         raise ValueError("--inflate takes a number above 0 and up to 100")
     found: dict[str, list[Outcome]] = {name: [] for name in names}
-    for outcome in experiment(nodes, trace, names, range(given["seeds"]), inflate):
+    models = not given["ignore_models"]
+    for outcome in experiment(nodes, trace, names, range(given["seeds"]), inflate, models=models):
         found[outcome.strategy].append(outcome)
         _tell(f"seed {outcome.seed}: {outcome.strategy}")
     _tell("")
@@ -177,6 +179,7 @@ def _arrivals(
         "requests": len(trace),
         "inflate": inflate,
         "seeds": given["seeds"],
+        "models": models,
         "rows": rows,
     }
     shown = [

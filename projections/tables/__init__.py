@@ -10,10 +10,10 @@ from projections.tables.base import Projection
 from projections.tables.lives import Lives
 from projections.tables.parties import Holders, Tasks
 from projections.tables.pools import Pools
-from projections.tables.queue import Queue
 from projections.tables.refusals import Refusals
 from projections.tables.steps import Steps
 from projections.tables.tenants import Tenants
+from projections.tables.waiting import Queue
 
 PROJECTIONS: dict[str, type[Projection]] = {
     cls.name: cls for cls in (Lives, Steps, Pools, Holders, Tasks, Tenants, Queue, Refusals)

@@ -25,7 +25,7 @@ ALLOCATIONS = Table(
     "allocations",
     LIFE_COLUMNS,
     ("id",),
-    ("pool, granted_at", "tenant, task", "holder"),
+    ("pool, granted_at", "tenant, task"),
     LIFE_JSON,
 )
 SPANS = Table("spans", SPAN_COLUMNS, SPAN_KEY, _SPAN_INDEXES)

@@ -25,7 +25,15 @@ from projections.tables.base import (
     each,
     quoted,
 )
-from projections.tables.life import LIFE_COLUMNS, LIFE_JSON, Life, open_spans, redrawn
+from projections.tables.life import LIFE_COLUMNS, Life, open_spans, redrawn
+from projections.tables.life_tables import (
+    ALLOCATIONS,
+    NESTED_SPANS,
+    POOL_KINDS,
+    SPAN_COLUMNS,
+    SPAN_KEY,
+    SPANS,
+)
 
 KEPT = 50_000
 """How many lives are kept at hand from one chunk to the next."""

@@ -14,7 +14,6 @@ from projections.tables.base import (
     Row,
     Rows,
     Seen,
-    Span,
     Table,
     each,
 )
@@ -146,25 +145,22 @@ class _Parties(Projection):
             self._live_event(e)
 
     def _spans(self, e: Seen, life: Any) -> None:
+        """Add what spans came to that have ended, for whose they were at their time."""
         if life.parent is not None:
             return
-        for span in e.closed:
-            self._held(life.tenant, span, 1)
-        for span in e.opened:
-            if span.until is not None:
-                self._held(life.tenant, span, 1)
-        for span in e.removed:
-            if span.until is not None:
-                self._held(life.tenant, span, -1)
-
-    def _held(self, tenant: str, span: Span, sign: int) -> None:
-        name = span.holder if self.column == "holder" else span.task
-        if name is None:
-            return
-        assert span.until is not None
-        granted = self._party(tenant, name)["granted_seconds"]
-        amount = sign * (span.amount * (span.until - span.since) // NS_PER_S)
-        granted[span.resource] = granted.get(span.resource, 0) + amount
+        ended = [(span, 1) for span in e.closed]
+        ended += [(span, 1) for span in e.opened if span.until is not None]
+        ended += [(span, -1) for span in e.removed if span.until is not None]
+        last, granted = None, {}
+        for span, sign in ended:
+            name = span.holder if self.column == "holder" else span.task
+            if name is None:
+                continue
+            if name != last:
+                last, granted = name, self._party(life.tenant, name)["granted_seconds"]
+            assert span.until is not None
+            amount = sign * (span.amount * (span.until - span.since) // NS_PER_S)
+            granted[span.resource] = granted.get(span.resource, 0) + amount
 
     def _used(self, e: Seen) -> None:
         self._renamed(e)

@@ -13,14 +13,21 @@ from ledger.requests import PRIORITIES, Amounts, NodeSpec, Request
 PROCESS = ProcessIdentity("host", 100, 7, "boot", "4026531836")
 NODES = ("n1", "n2", "n3", "n4")
 TENANTS = ("ann", "bob", "cid")
-EVER = 10**9
+MS = 1_000_000
+EVER = 10**9 * MS
 
 tenants = st.sampled_from(("ann", "ann", "bob", "cid"))
 holders = st.sampled_from(("h1", "h1", "h2"))
-steps = st.sampled_from((1, 1, 1, 2, 4, 9))
-durations = st.sampled_from((100, 40, 15, 300, 6))
-waits = st.sampled_from((60, 25, 200, 500, 8))
-priorities = st.sampled_from(("normal",) * 4 + PRIORITIES)
+
+
+def _ms(*numbers: int) -> SearchStrategy[int]:
+    return st.sampled_from([number * MS for number in numbers])
+
+
+steps = _ms(1, 1, 1, 2, 4, 9)
+durations = _ms(100, 400, 40, 300, 15)
+waits = _ms(60, 200, 500, 25, 8)
+priorities = st.sampled_from(("normal",) * 3 + PRIORITIES)
 numbers = st.integers(0, 63)
 
 
@@ -29,7 +36,7 @@ def nodes(draw: st.DrawFn) -> tuple[NodeSpec, ...]:
     """One node to four, some with memory, cards and labels."""
     found = []
     for name in NODES[: draw(st.sampled_from((1, 2, 2, 3, 4)))]:
-        capacity = {"cpu": draw(st.integers(2, 6))}
+        capacity = {"cpu": draw(st.sampled_from((4, 2, 3, 6)))}
         if memory := draw(st.sampled_from((0, 4, 6))):
             capacity["memory"] = memory
         if cards := draw(st.sampled_from((0, 0, 1, 2))):
@@ -42,15 +49,15 @@ def nodes(draw: st.DrawFn) -> tuple[NodeSpec, ...]:
 policies = st.fixed_dictionaries(
     {
         "order": st.sampled_from(("fair", "fair", "fair", "fifo")),
-        "ageing_ns": st.sampled_from((EVER, 10, 40)),
+        "ageing_ns": st.sampled_from((EVER, 10 * MS, 40 * MS)),
         "overtakes_max": st.sampled_from((2, 1, 3, 0, 8)),
-        "claim_after_ns": st.sampled_from((EVER, 30, 100, 10)),
+        "claim_after_ns": st.sampled_from((EVER, 30 * MS, 100 * MS, 10 * MS)),
+        "preemption": st.sampled_from(("never", "never", "lower_priority")),
     },
     optional={
         "backfill_depth": st.sampled_from((500, 500, 2)),
-        "preemption": st.sampled_from(("lower_priority", "never")),
-        "grace_ns": st.sampled_from((5, 0, 20)),
-        "max_age_ns": st.sampled_from((None, 60)),
+        "grace_ns": _ms(5, 0, 20),
+        "max_age_ns": st.sampled_from((None, 60 * MS)),
         "max_priority": st.sampled_from(("critical", "critical", "high")),
         "strategy": st.sampled_from(
             ("first_fit", "best_fit", "worst_fit", "random", "fragmentation_aware", "adaptive")
@@ -61,23 +68,26 @@ duplicates = st.sampled_from(("allow", "allow", "report", "refuse", "answer"))
 
 
 @st.composite
-def amounts(draw: st.DrawFn) -> Amounts:
-    """Of one resource or several, as pools have them."""
+def amounts(draw: st.DrawFn, specs: tuple[NodeSpec, ...] = ()) -> Amounts:
+    """Of one resource or several; mostly what one of the nodes could take."""
+    capacity = draw(st.sampled_from(specs)).capacity if specs else {"cpu": 6, "memory": 6}
+    names = sorted(capacity)
+    which = draw(st.lists(st.sampled_from(["cpu", *names]), min_size=1, max_size=2, unique=True))
     found = {}
-    which = draw(st.sampled_from(("c", "c", "c", "cm", "m", "g", "cg")))
-    if "c" in which:
-        found["cpu"] = draw(st.sampled_from((1, 2, 3, 4, 6)))
-    if "m" in which:
-        found["memory"] = draw(st.sampled_from((1, 2, 4, 6)))
-    if "g" in which:
-        found["gpu"] = draw(st.sampled_from((500, 1000, 300, 2000)))
+    for name in which:
+        if name == "gpu":
+            found[name] = draw(st.sampled_from((1000, 500, 300, capacity[name])))
+        else:
+            found[name] = draw(st.integers(1, max(1, capacity[name])))
+    if draw(st.integers(0, 29)) == 29:
+        found["cpu"] = 7
     return found
 
 
 @st.composite
-def requests(draw: st.DrawFn, *, may_spread: bool = True) -> Request:
+def requests(draw: st.DrawFn, specs: tuple[NodeSpec, ...]) -> Request:
     """A request, plain or elastic or spread, that waits or does not."""
-    need = draw(amounts())
+    need = draw(amounts(specs))
     kind = draw(st.sampled_from(("plain",) * 5 + ("elastic", "elastic", "spread", "sticky")))
     most, spread = None, None
     if kind == "elastic":
@@ -86,32 +96,32 @@ def requests(draw: st.DrawFn, *, may_spread: bool = True) -> Request:
             r: a if r == "gpu" and a < 1000 else a + more * (1000 if r == "gpu" else 1)
             for r, a in need.items()
         }
-    elif kind == "spread" and may_spread:
-        spread = draw(st.sampled_from((2, 2, 3, 0)))
-        need = {"cpu": draw(st.sampled_from((4, 6, 3, 7)))}
+    elif kind == "spread" and len(specs) > 1:
+        spread = draw(st.sampled_from((2, 2, min(3, len(specs)), 0)))
+        need = {"cpu": draw(st.integers(max(2, spread), 2 * len(specs)))}
     by_process = draw(st.sampled_from((False, False, False, True)))
     return Request(
         need,
         most=most,
-        select=draw(st.sampled_from((None,) * 6 + ({"zone": "a"}, {"zone": "b"}))),
+        select=draw(st.sampled_from((None,) * 9 + ({"zone": "a"}, {"zone": "b"}))),
         priority=draw(priorities),
         ttl_ns=None if by_process else draw(durations),
         process=PROCESS if by_process else None,
-        max_age_ns=draw(st.sampled_from((None, None, None, 80))),
+        max_age_ns=draw(st.sampled_from((None, None, None, 80 * MS))),
         wait_ns=draw(st.one_of(waits, waits, waits, st.none())),
         spread=spread,
         sticky="key" if kind == "sticky" else None,
-        reserve_ns=draw(st.sampled_from((None,) * 6 + (5, 30))),
+        reserve_ns=draw(st.sampled_from((None,) * 6 + (5 * MS, 30 * MS))),
     )
 
 
 @st.composite
-def gangs(draw: st.DrawFn) -> tuple[Request, ...]:
+def gangs(draw: st.DrawFn, specs: tuple[NodeSpec, ...]) -> tuple[Request, ...]:
     """Requests to be granted all at once or not at all. They have one priority."""
     priority, wait = draw(priorities), draw(st.one_of(waits, waits, st.none()))
     count = draw(st.integers(2, 3))
     return tuple(
-        Request(draw(amounts()), priority=priority, ttl_ns=draw(durations), wait_ns=wait)
+        Request(draw(amounts(specs)), priority=priority, ttl_ns=draw(durations), wait_ns=wait)
         for _ in range(count)
     )
 
@@ -119,7 +129,7 @@ def gangs(draw: st.DrawFn) -> tuple[Request, ...]:
 budgets = st.fixed_dictionaries(
     {
         "refill": st.sampled_from(("reset", "add")),
-        "refill_every_ns": st.sampled_from((20_000_000, 50_000_000)),
+        "refill_every_ns": _ms(20, 50),
         "refill_amounts": st.just({"tokens": 4}),
     }
 )
@@ -143,9 +153,9 @@ def options(**kinds: Any) -> SearchStrategy[dict[str, Any]]:
 changes = options(
     order=st.sampled_from(("fair", "fifo")),
     overtakes_max=st.sampled_from((0, 2, 8)),
-    claim_after_ns=st.sampled_from((EVER, 20)),
+    claim_after_ns=st.sampled_from((EVER, 20 * MS)),
     preemption=st.sampled_from(("lower_priority", "never")),
-    grace_ns=st.sampled_from((5, 0)),
-    ageing_ns=st.sampled_from((EVER, 10)),
+    grace_ns=_ms(5, 0),
+    ageing_ns=st.sampled_from((EVER, 10 * MS)),
     strategy=st.sampled_from(("first_fit", "best_fit", "worst_fit")),
 ).filter(bool)

@@ -47,12 +47,16 @@ ENDINGS = (Released, Expired, Reclaimed, Withdrawn)
 
 
 class Judge:
-    """Follows a ledger's events and raises :class:`tests.model.queue_wrong.Wrong`."""
+    """Follows a ledger's events and raises :class:`tests.model.queue_wrong.Wrong`.
+
+    ``atomic`` are the ids of batches that are granted at once or not at all: events do not tell.
+    """
 
     def __init__(self) -> None:
         self.world = World()
         self.now = 0
         self.position = 0
+        self.atomic: set[str] = set()
         self.batch: list[Event] = []
         self.granting: str | None = None
         self.left_behind: list[tuple[str, str, str]] = []
@@ -94,7 +98,7 @@ class Judge:
             judge_refill(world, event, body)
         elif isinstance(body, Refused):
             self._refused(event, body)
-        elif isinstance(body, Ending | ENDINGS) and entry is not None:
+        elif isinstance(body, (Ending, *ENDINGS)) and entry is not None:
             self._ends(event, entry)
         if not isinstance(body, GRANTS):
             self.granting = None
@@ -139,8 +143,8 @@ class Judge:
 
     def _place(self, event: Event, unit: Unit) -> str:
         """What is granted in one go: a place in the queue, or the items of a batch."""
-        batch = event.cause if event.cause is not None and event.cause.items else None
-        return unit.id if batch is None else f"batch {batch.command_id}"
+        batch = None if event.cause is None else event.cause.command_id
+        return unit.id if batch not in self.atomic else f"batch {batch}"
 
     def _newcomer(self, event: Event, body: Allocated | Reserved | Queued) -> None:
         assert event.pool is not None

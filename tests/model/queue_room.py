@@ -197,14 +197,17 @@ def _gang_fits(world: World, unit: Unit, before: Before, claims: bool) -> bool:
 
 
 def _pack(wanted: list[Amounts], choices: list[list[str]], rooms: dict[str, Room]) -> bool:
+    """Whether all fit however one begins. Where only some ways to begin lead to an end, it is hard to
+    find that, and the statement does not promise it."""
     if not wanted:
         return True
-    for name in choices[0]:
-        if rooms[name].takes(wanted[0]):
-            for left in rooms[name].without(wanted[0]):
-                if _pack(wanted[1:], choices[1:], {**rooms, name: left}):
-                    return True
-    return False
+    ways = [
+        {**rooms, name: left}
+        for name in choices[0]
+        if rooms[name].takes(wanted[0])
+        for left in rooms[name].without(wanted[0])
+    ]
+    return bool(ways) and all(_pack(wanted[1:], choices[1:], way) for way in ways)
 
 
 def fits_at_all(world: World, unit: Unit) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+from typing import Any
+
 from ledger.events import Event
 
 
@@ -15,3 +18,18 @@ def wrong_unless(fine: bool, event: Event | None, why: str) -> None:
         about = "at the start" if event is None else f"{event.position} {event.type}"
         whom = "" if event is None or event.allocation is None else f" of {event.allocation}"
         raise Wrong(f"{about}{whom}: {why}")
+
+
+def told(value: Any) -> str:
+    """A value in few words: of a dataclass only what is not as it is by default."""
+    if is_dataclass(value) and not isinstance(value, type):
+        shown = [
+            f"{each.name}={told(getattr(value, each.name))}"
+            for each in fields(value)
+            if getattr(value, each.name) not in (None, "", {}, (), each.default)
+            and each.name not in ("command_id", "hint", "message", "blockers", "claim", "basis")
+        ]
+        return f"{type(value).__name__}({', '.join(shown)})"
+    if isinstance(value, tuple):
+        return f"[{', '.join(told(each) for each in value)}]"
+    return str(value)

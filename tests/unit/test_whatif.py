@@ -33,7 +33,7 @@ from projections.past import Past
 from reports.whatif import Changes, ask
 from reports.whatif.actions import read_window
 from reports.whatif.replay import Replay
-from tests.ledgers import SECOND, Ledger, allocate, release
+from tests.ledgers import SECOND, Ledger
 from tests.unit.command_maker import CommandMaker
 
 
@@ -42,8 +42,8 @@ def at_once(writer: Writer, commands: list[AnyCommand]) -> None:
     writer._commit([Ticket(command) for command in commands])
 
 
-def history(ledger: Ledger, seed: int, steps: int) -> None:
-    """Random commands through a real writer, several to a commit now and then."""
+def history(ledger: Ledger, seed: int, steps: int, *others: Writer) -> None:
+    """Random commands through a real writer or several, a few to a commit now and then."""
     maker = CommandMaker(seed)
     for command in maker.opening()[1:]:
         ledger.do(command)
@@ -51,9 +51,10 @@ def history(ledger: Ledger, seed: int, steps: int) -> None:
         ledger.clock.run(maker.wait() / SECOND)
         if maker.random.random() < 0.03:
             ledger.clock.sleep(maker.random.choice((2, 30)))
-        book = ledger.writer.read(lambda found, now: found)
+        writer = maker.random.choice((ledger.writer, *others))
+        book = writer.read(lambda found, now: found)
         count = maker.random.choice((1, 1, 1, 2, 5))
-        at_once(ledger.writer, [maker.next(book) for _ in range(count)])
+        at_once(writer, [maker.next(book) for _ in range(count)])
 
 
 def past_of(ledger: Ledger) -> Past:
@@ -142,20 +143,13 @@ def test_a_stored_ledger_with_snapshots_is_asked_without_being_written_to(tmp_pa
     ledger.close()
 
 
-def test_two_writers_on_one_ledger_leave_a_record_that_comes_out_again(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "sqlite")
-    ledger.pool(n1={"cpu": 2000})
-    second = ledger.another()
-    held = []
-    for number in range(12):
-        ledger.clock.run(1)
-        writer = (ledger.writer, second)[number % 2]
-        receipt = writer.execute(allocate(f"a{number}", 1000, wait=60, holder=f"h{number}"))
-        assert receipt.allocation is not None
-        held.append((receipt.allocation.id, f"h{number}"))
-        if number % 3 == 2:
-            name, holder = held.pop(0)
-            writer.execute(release(f"r{number}", name, holder))
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+def test_two_writers_on_one_ledger_leave_a_record_that_comes_out_again(
+    tmp_path: Path, seed: int
+) -> None:
+    ledger = Ledger(tmp_path, "memory")
+    history(ledger, seed, 40, ledger.another())
     assert ask(past_of(ledger), Changes()).exact
     ledger.close()
 
