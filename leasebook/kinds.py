@@ -133,27 +133,31 @@ def checks(method: Any) -> Check:
     method does not have, or lacks, are left to the call itself.
     """
     wanted: dict[str, tuple[str, tuple[Test, ...]]] = {}
-    plain: dict[str, frozenset[type]] = {}
-    order: list[str] = []
+    plain: dict[str, frozenset[type]] | None = None
+    order: tuple[str, ...] = ()
 
-    def prepare() -> None:
+    def prepare() -> dict[str, frozenset[type]]:
         # Without inspect, and only once it is needed: the command line imports this and is in a hurry.
+        nonlocal plain, order
         code = method.__code__
-        order.extend(code.co_varnames[1 : code.co_argcount])
+        order = code.co_varnames[1 : code.co_argcount]
+        found: dict[str, frozenset[type]] = {}
         for name, annotation in method.__annotations__.items():
             kinds = _kinds_of(str(annotation))
             if kinds is not None and name != "return":
                 wanted[name] = kinds
-                plain[name] = frozenset(
+                found[name] = frozenset(
                     each for part in _parts(str(annotation)) for each in _plain_types(part)
                 )
+        # Last, and whole: other threads look at it meanwhile, and an interrupt leaves it for later.
+        plain = found
+        return found
 
     def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not wanted:
-            prepare()
+        known = prepare() if plain is None else plain
         given = {**dict(zip(order, args, strict=False)), **kwargs} if args else kwargs
         for name, value in given.items():
-            types = plain.get(name)
+            types = known.get(name)
             if types is not None and type(value) not in types:
                 look(name, value)
 

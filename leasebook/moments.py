@@ -103,8 +103,20 @@ class Moments:
     def diff(
         self, first: When | datetime, second: When | datetime, *, pool: str | None = None
     ) -> dict[str, Any]:
-        """What differs between two moments, as a document."""
-        return difference_out(self.difference(first, second), pool)
+        """What differs between two moments, as a document.
+
+        Raises InvalidInput, and Refused (``no_such_pool``) where there was none at either moment.
+        """
+        before, after = self.state(first), self.state(second)
+        found = difference(self.travel, before, after)
+        if pool is not None and pool not in before.book.pools and pool not in after.book.pools:
+            raise Refused(
+                f"there was no pool {pool[:60]!r} at {rfc3339(before.when.time)} nor at"
+                f" {rfc3339(after.when.time)}",
+                "leave --pool out to see those that there were",
+                reason=Reason.NO_SUCH_POOL,
+            )
+        return difference_out(found, pool)
 
     def replay(
         self, since: When | datetime, until: When | datetime, *, pool: str | None = None

@@ -71,8 +71,8 @@ class Waiter:
         # Not an Event: Ctrl-C inside its wait can leave its lock taken for ever, and then whoever
         # sets it hangs, with all that it holds. A queue in C has no such moment.
         wake: SimpleQueue[None] = SimpleQueue()
-        stop = self._subscribe(allocation, lambda: wake.put(None))
         end = None if timeout_s is None else time.monotonic() + timeout_s
+        stop = self._subscribe(allocation, lambda: wake.put(None))
         try:
             while True:
                 state, pause = self._look(allocation)
@@ -98,8 +98,8 @@ class Waiter:
 
         loop = asyncio.get_running_loop()
         wake = asyncio.Event()
-        stop = self._subscribe(allocation, lambda: loop.call_soon_threadsafe(wake.set))
         end = None if timeout_s is None else loop.time() + timeout_s
+        stop = self._subscribe(allocation, lambda: loop.call_soon_threadsafe(wake.set))
         try:
             while True:
                 wake.clear()

@@ -8,6 +8,7 @@ gate may leave for the next holder.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import errno
 import fcntl
 import os
@@ -156,8 +157,11 @@ class Gate:
     def forget(self) -> None:
         """Close the file without touching a lock that a parent process may hold through it."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            try:
+                os.close(self._fd)
+            finally:
+                # Also when an interrupt strikes: the number may be another file's next.
+                self._fd = -1
 
     def pause(self, patience_s: float) -> bool:
         """Keep this process's threads out, for a fork; false when the gate stays in use."""
@@ -172,7 +176,10 @@ class Gate:
     def after_fork_in_child(self) -> None:
         """Start anew in a child process, where no thread of the parent exists any more."""
         self._thread_lock = OwnedLock()
-        self._waiter = None
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            # What the parent's thread gets through it would stay locked as long as this child lives.
+            waiter.forget()
         self.forget()
 
     def close(self) -> None:
@@ -291,7 +298,7 @@ class _Waiter:
         with self._decision:
             self._arrived = True
             if self._abandoned:
-                os.close(self.fd)
+                self._let_go()
         self._arrival.release()
 
     def came(self, patience_s: float) -> bool:
@@ -306,9 +313,24 @@ class _Waiter:
         """The lock is no longer wanted: let go of it, now or when it comes. Safe to call twice."""
         with self._decision:
             self._abandoned = True
-            if self._arrived and self.fd >= 0:
-                fd, self.fd = self.fd, -1
-                os.close(fd)
+            if self._arrived:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Unlock and close. To close alone would not do where a forked child has the file too."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self.fd, fcntl.LOCK_UN)
+                _queue(self.fd, _LOCK_NOW, fcntl.F_UNLCK)
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the file and leave the lock as it is."""
+        if self.fd >= 0:
+            try:
+                os.close(self.fd)
+            finally:
+                self.fd = -1
 
 
 def holders_of(paths: Iterable[Path]) -> str:

@@ -6,6 +6,7 @@ are opened when first needed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ledger.errors import LeasebookError, LedgerUnavailable
-from ledger.forks import no_fork
+from ledger.forks import no_fork, when_shut
 from ledger.gate import Gate, holders_of
+from ledger.locks import OwnedLock
 from ledger.sqlite_driver import DRIVER_ERRORS, connect, sqlite3, translate, translated
 from ledger.sqlite_file import beside, choose_journal, needs_immutable
 
@@ -46,9 +48,11 @@ class Connections:
         self.erasure_pending = False
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
-        self._read_lock = threading.Lock()
+        self._read_lock = OwnedLock()
         self._unusable = ""
-        _ALL.add(self)
+        # In there, so that a fork under way knows of it before it is used.
+        with no_fork():
+            _ALL.add(self)
 
     def select(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         """All rows of one query on the reading connection.
@@ -57,7 +61,7 @@ class Connections:
         """
         self.require_in_place()
         try:
-            with self._read_lock:
+            with self._read_lock.lock:
                 return (self._reader or self._connect_reader()).execute(sql, parameters).fetchall()
         except DRIVER_ERRORS as error:
             raise self.translate(error) from error
@@ -153,7 +157,7 @@ class Connections:
 
     def close(self) -> None:
         """Close every file. Safe to call twice."""
-        with self._read_lock:
+        with self._read_lock.lock:
             self._unusable = self._unusable or f"{self.path} was closed"
             self._close_both()
         self.gate.close()
@@ -200,23 +204,29 @@ class Connections:
 
     def before_fork(self) -> bool:
         """Close every file, so that parent and child each open their own. False when in use."""
-        if not self.gate.pause(FORK_PATIENCE_S):
+        if self.gate.is_mine() or self._read_lock.is_mine():
             return False
-        if not self._read_lock.acquire(timeout=FORK_PATIENCE_S):
-            self.gate.resume()
-            return False
-        self._close_both()
-        return True
+        try:
+            if self.gate.pause(FORK_PATIENCE_S) and self._read_lock.take(FORK_PATIENCE_S):
+                with contextlib.suppress(LeasebookError):
+                    self._close_both()
+                return True
+        except BaseException:
+            self.after_fork_in_parent(True)
+            raise
+        self.after_fork_in_parent(True)
+        return False
 
     def after_fork_in_parent(self, paused: bool) -> None:
-        """End the pause."""
-        if paused:
+        """End the pause. Safe to call twice."""
+        if paused and self._read_lock.is_mine():
             self._read_lock.release()
+        if paused and self.gate.is_mine():
             self.gate.resume()
 
     def after_fork_in_child(self, paused: bool) -> None:
         """Start anew; after a fork in the middle of a call, never again."""
-        self._read_lock = threading.Lock()
+        self._read_lock = OwnedLock()
         self.gate.after_fork_in_child()
         if not paused:
             # The connections are the parent's, which is in the middle of using them. To close them
@@ -231,25 +241,50 @@ class Connections:
 # "Carrying an open database connection across a fork"). So every log closes its files before.
 _ALL: weakref.WeakSet[Connections] = weakref.WeakSet()
 _KEPT_OPEN: list[sqlite3.Connection | None] = []
-_forking: list[tuple[Connections, bool]] = []
+_forking: dict[int, dict[Connections, bool]] = {}
+"""Forking thread → its logs, and whether they could be paused. Several threads may fork at once."""
 
 
 def _before_fork() -> None:
-    _forking[:] = [(connections, connections.before_fork()) for connections in list(_ALL)]
+    """Pause every log that is not paused yet: once before the door is shut, and once after it."""
+    found = _forking.setdefault(threading.get_ident(), {})
+    interruption = None
+    for connections in list(_ALL):
+        if connections not in found:
+            try:
+                found[connections] = connections.before_fork()
+            except BaseException as error:
+                # The interpreter goes on with the fork, whatever is raised here.
+                found[connections] = False
+                interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 def _after_fork_in_parent() -> None:
-    for connections, paused in _forking:
+    try:
+        _end_pauses()
+    except BaseException:
+        # Interrupted (Ctrl-C): nobody else would end them.
+        _end_pauses()
+        raise
+
+
+def _end_pauses() -> None:
+    found = _forking.get(threading.get_ident(), {})
+    for connections, paused in found.items():
         connections.after_fork_in_parent(paused)
-    _forking.clear()
+    _forking.pop(threading.get_ident(), None)
 
 
 def _after_fork_in_child() -> None:
-    for connections, paused in _forking:
-        connections.after_fork_in_child(paused)
+    found = _forking.get(threading.get_ident(), {})
+    for connections in list(_ALL):
+        connections.after_fork_in_child(found.get(connections, False))
     _forking.clear()
 
 
+when_shut(_before_fork)
 os.register_at_fork(
     before=_before_fork,
     after_in_parent=_after_fork_in_parent,

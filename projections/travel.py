@@ -118,7 +118,8 @@ class Travel:
         begins = self.past.recorded_at(self.past.first)
         if value >= begins:
             return Moment(self.past.position_at(value), value)
-        earliest = min(begins, self._earliest_history(head) or begins)
+        history = self._earliest_history(head)
+        earliest = begins if history is None else min(begins, history)
         if value < earliest:
             raise InvalidInput(
                 f"{rfc3339_utc(value)} lies before everything that is recorded here:"

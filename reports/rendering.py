@@ -229,14 +229,33 @@ def render(document: Document, form: str) -> bytes:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put a report into a file, whole or not at all. Raises InvalidInput where that cannot be."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Put a report into a file, whole or not at all. Raises InvalidInput where that cannot be.
+
+    What is there and is no file, such as a pipe, a device or ``/dev/stdout``, is written to as it is;
+    where a link leads, that is written, and the link stays.
+    """
+    try:
+        if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+            with path.open("ab") as there:
+                there.write(content)
+            return
+        _put(path.resolve(), content)
+    except (OSError, RuntimeError) as error:
+        raise InvalidInput(
+            f"{str(path)!r} cannot be written: {getattr(error, 'strerror', None) or error}",
+            "give --out another file",
+        ) from None
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Put a file in the place of another; its mode stays as it was. Raises OSError."""
+    beside = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
     try:
         beside.write_bytes(content)
+        if path.exists():
+            beside.chmod(path.stat().st_mode & 0o777)
         beside.replace(path)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             beside.unlink()
-        raise InvalidInput(
-            f"{str(path)!r} cannot be written: {error.strerror}", "give --out another file"
-        ) from None
+        raise

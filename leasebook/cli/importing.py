@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leasebook.cli.options import session_of, verb
+from ledger.amounts import check_name
 from ledger.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ def import_command(
 def _options(**said: Any) -> Options:
     from leasebook.importers.base import Options
 
+    for kind in ("pool", "tenant"):
+        if said[kind] is not None:
+            check_name(kind, said[kind])
     columns = said["columns"]
     delimiter = said["delimiter"]
     return Options(
@@ -114,6 +118,8 @@ def _mapping(maps: tuple[str, ...]) -> dict[str, str]:
             raise InvalidInput(
                 f"--map {pair[:40]!r} is not NAME=COLUMN", "write start=Begin,end=End"
             )
+        if name.strip() in mapping:
+            raise InvalidInput(f"--map says twice what {name.strip()[:40]!r} is", "say it once")
         mapping[name.strip()] = column.strip()
     return mapping
 

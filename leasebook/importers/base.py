@@ -10,6 +10,7 @@ what it learns of nodes (:class:`Inventory`). A file that is not of its format a
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
@@ -166,7 +167,7 @@ class Source:
                     )
                 text = line.decode("utf-8", "replace").rstrip("\r\n")
                 yield number, text.removeprefix("\ufeff") if number == 1 else text
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, zlib.error) as error:
             raise InvalidInput(
                 f"{self.name} is damaged after line {number}: {error}",
                 "what came before it is recorded; get the file again and import it again",

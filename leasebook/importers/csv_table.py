@@ -8,7 +8,6 @@ began before the file: it is known to hold from the file's first time on. The ke
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,8 +18,9 @@ from typing import IO
 import orjson
 
 from leasebook.importers.base import Found, Item, Options, Reject, Source, WrongFormat
+from leasebook.importers.csv_rows import Rows
 from leasebook.importers.units import moment, number_in, since_epoch
-from ledger.amounts import check_resource_name
+from ledger.amounts import RESOURCES_MAX, check_resource_name
 from ledger.commands import Fact
 from ledger.errors import InvalidInput
 from ledger.requests import Amounts, Placement, Request
@@ -76,21 +76,21 @@ class _Table:
         first = next(((n, line) for n, line in lines if line.strip()), None)
         head = first[1] if first is not None else ""
         delimiter = options.delimiter or max(_DELIMITERS, key=head.count)
-        if len(delimiter) != 1:
-            raise InvalidInput(f"{delimiter!r} is not one character", "give another --delimiter")
+        if len(delimiter) != 1 or delimiter in '"\r\n\0':
+            raise InvalidInput(
+                f"{delimiter!r} is not one character that can separate", "give another --delimiter"
+            )
         self.delimiter = delimiter
-        self.before = 0 if first is None else first[0] - 1
-        texts = (f"{line}\n" for line in _again(first, lines))
-        self.rows = csv.reader(texts, delimiter=delimiter)
+        self.rows = Rows(_again(first, lines), delimiter)
         names = list(options.columns or ())
         if not names:
-            try:
-                names = [name.strip() for name in next(self.rows, [])]
-            except csv.Error as error:
+            head_row = self.rows.next()
+            if isinstance(head_row, Reject):
                 raise WrongFormat(
-                    f"{source.name} is no table: {error}", _expected(options)
-                ) from None
-        self.width = len(names)
+                    f"{source.name} is no table: {head_row.reason}", _expected(options)
+                )
+            names = [] if head_row is None else [name.strip() for name in head_row.values]
+        self.width = self.rows.width = len(names)
         self.columns = _columns(options.mapping, names, source.name, options)
         self.resources = {n: c for n, c in self.columns.items() if n not in (*TIMES, *WORDS)}
         self.first_time: int | None = None
@@ -99,31 +99,18 @@ class _Table:
     def items(self) -> Iterator[Item]:
         """All rows; those that began before the file last, when its first time is known."""
         with TemporaryFile("w+b") as kept:
-            while True:
-                try:
-                    row = next(self.rows)
-                except StopIteration:
-                    break
-                except csv.Error as error:
-                    yield Reject(self.line, f"not readable: {error}", "")
-                    continue
-                if row:
-                    yield from self._row(self.line, row, kept)
+            while (row := self.rows.next()) is not None:
+                if isinstance(row, Reject):
+                    yield row
+                else:
+                    yield from self._row(row.line, row.values, kept)
             kept.seek(0)
             for held in kept:
                 line, row, occurrence = orjson.loads(held)
                 yield self._fact(line, row, occurrence, at_first=True)
 
-    @property
-    def line(self) -> int:
-        """The number of the line at which the last row ended."""
-        return self.rows.line_num + self.before
-
     def _row(self, line: int, row: list[str], kept: IO[bytes]) -> Iterator[Item]:
         text = self.delimiter.join(row)
-        if len(row) != self.width:
-            yield Reject(line, f"{len(row)} columns where {self.width} were expected", text)
-            return
         occurrence = 0 if self.count is None else self.count.next(text)
         if "start" in self.columns and not self._word(row, "start"):
             try:
@@ -149,6 +136,9 @@ class _Table:
     def _understood(self, row: list[str], text: str, occurrence: int, at_first: bool) -> Fact:
         """Raises ValueError."""
         began, ended = self._time(row, "start"), self._time(row, "end")
+        if began is not None and ended is not None and ended < began:
+            # An hour that a clock shows twice is the second one, if the first is too early.
+            ended = self._time(row, "end", fold=1)
         submit = self._time(row, "submit")
         for at in (submit, began, ended):
             self._see(at)
@@ -190,13 +180,13 @@ class _Table:
         column = self.columns.get(name)
         return "" if column is None else row[column.index].strip()
 
-    def _time(self, row: list[str], name: str) -> int | None:
+    def _time(self, row: list[str], name: str, fold: int = 0) -> int | None:
         column = self.columns.get(name)
         text = "" if column is None else row[column.index].strip()
         if not text or column is None:
             return None
         if column.unit in ("", "iso"):
-            return moment(text, self.options.zone)
+            return moment(text, self.options.zone, fold)
         return since_epoch(text, column.unit)
 
     def _see(self, at: int | None) -> None:
@@ -204,11 +194,12 @@ class _Table:
             self.first_time = at
 
 
-def _again(first: tuple[int, str] | None, lines: Iterator[tuple[int, str]]) -> Iterator[str]:
+def _again(
+    first: tuple[int, str] | None, lines: Iterator[tuple[int, str]]
+) -> Iterator[tuple[int, str]]:
     if first is not None:
-        yield first[1]
-    for _, line in lines:
-        yield line
+        yield first
+    yield from lines
 
 
 def _expected(options: Options) -> str:
@@ -221,6 +212,9 @@ def _columns(
 ) -> dict[str, _Column]:
     """The mapping against the names that there are. Raises WrongFormat, InvalidInput."""
     found = {}
+    resources = len(mapping.keys() - {*TIMES, *WORDS})
+    if resources > RESOURCES_MAX:
+        raise InvalidInput(f"--map names {resources} resources", f"at most {RESOURCES_MAX}")
     for name, text in mapping.items():
         column, colon, unit = text.rpartition(":")
         known = TIME_UNITS if name in TIMES else RESOURCE_UNITS

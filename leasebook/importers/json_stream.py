@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -86,7 +87,7 @@ class JsonStream:
             return False
         try:
             data = self._stream.read(max(CHUNK_BYTES, len(self._text) - self._at))
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, zlib.error) as error:
             raise InvalidInput(
                 f"{self._source.name} is damaged: {error}",
                 "what came before it is recorded; get the file again and import it again",

@@ -29,17 +29,11 @@ _CREATE = (
     " since INTEGER, until INTEGER)"
 )
 # At one instant, what ends makes room before what begins takes it.
-_PEAKS = """
-WITH steps AS (
-  SELECT node, resource, since AS at, amount AS delta FROM held WHERE pool = :pool
-  UNION ALL
-  SELECT node, resource, until, -amount FROM held WHERE pool = :pool AND until IS NOT NULL
-), sums AS (
-  SELECT node, resource, at, sum(delta) OVER (
-    PARTITION BY node, resource ORDER BY at, delta ROWS UNBOUNDED PRECEDING
-  ) AS total FROM steps
-)
-SELECT node, resource, max(total), at FROM sums GROUP BY node, resource ORDER BY node, resource
+_STEPS = """
+SELECT node, resource, since AS at, amount AS delta FROM held WHERE pool = :pool
+UNION ALL
+SELECT node, resource, until, -amount FROM held WHERE pool = :pool AND until IS NOT NULL
+ORDER BY node, resource, at, delta
 """
 
 
@@ -63,6 +57,8 @@ class Overloads:
             if fact.ended_at is not None:
                 self._end(key, fact.ended_at)
             return
+        # Who says anew when it began, says anew what was said of it before: it is not held twice.
+        self._database.execute("DELETE FROM held WHERE key = ?", (key,))
         parts = [(began, fact.placements), *sorted(fact.moves, key=lambda move: move[0])]
         for index, (since, placements) in enumerate(parts):
             last = index + 1 == len(parts)
@@ -85,10 +81,18 @@ class Overloads:
 
     def found(self, pool: str, capacity: Mapping[str, Amounts]) -> list[Overload]:
         """The nodes of a pool that held more than their capacity (node → amounts)."""
-        found = []
-        for node, resource, held, at in self._database.execute(_PEAKS, {"pool": pool}):
-            most = capacity.get(node, {}).get(resource)
-            if most is not None and held > most:
+        found: list[Overload] = []
+        where, most, held, peak = None, None, 0, 0
+        # Added up here, since sums of what others claim may be above what SQLite can hold.
+        for node, resource, at, delta in self._database.execute(_STEPS, {"pool": pool}):
+            if where != (node, resource):
+                where, held, peak = (node, resource), 0, 0
+                most = capacity.get(node, {}).get(resource)
+            held += delta
+            if most is not None and held > max(most, peak):
+                if peak:
+                    found.pop()
+                peak = held
                 found.append(Overload(pool, node, resource, held, most, at))
         return found
 

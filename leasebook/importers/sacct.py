@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import tzinfo
+from datetime import UTC, tzinfo
 from functools import lru_cache
 
 from leasebook.importers.base import Found, Item, Options, Reject, Source, WrongFormat
@@ -271,6 +271,13 @@ class _Reading:
     def _time(self, text: str) -> int | None:
         return None if text in NO_TIME else moment(text, self.zone)
 
+    def _end(self, text: str, began: int | None) -> int | None:
+        """When a job ended: of an hour that clocks show twice the second, if the first is too early."""
+        ended = self._time(text)
+        if ended is not None and began is not None and ended < began and self.zone is not UTC:
+            ended = moment(text, self.zone, fold=1)
+        return ended
+
     def _key(self, job: _Job, row: list[str]) -> str:
         return f"sacct:{row[self.layout.cluster] or 'slurm'}:{job.base}"
 
@@ -278,7 +285,8 @@ class _Reading:
         """A job's fact. Raises ValueError."""
         at = self.layout
         state = row[at.state].partition(" ")[0].rstrip("+").upper()
-        began, ended = self._time(row[at.start]), self._time(row[at.end])
+        began = self._time(row[at.start])
+        ended = self._end(row[at.end], began)
         asked_at = self._time(row[at.submit])
         nodelist = row[at.nodelist]
         asked, _, placements = sizes(
@@ -319,7 +327,8 @@ class _Reading:
     def _fact_of_steps(self, job: _Job, row: list[str]) -> Fact:
         """What steps say of a job that stands elsewhere. Raises ValueError."""
         at = self.layout
-        began, ended = self._time(row[at.start]), self._time(row[at.end])
+        began = self._time(row[at.start])
+        ended = self._end(row[at.end], began)
         usage = self._usage(job, row, began, ended)
         return Fact(
             key=self._key(job, row),

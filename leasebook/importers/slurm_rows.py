@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from leasebook.importers.hostlist import expand
-from leasebook.importers.units import duration, size
+from leasebook.importers.units import duration, number_in, size
 from ledger.requests import Amounts, Placement
 
 WAITING_STATES = frozenset(
@@ -63,7 +63,7 @@ def whole(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) < 19:
         return int(text)
     if text[-1:] == "K" and text[:-1].replace(".", "", 1).isdigit():
-        return int(float(text[:-1]) * 1000)
+        return int(number_in(text[:-1]) * 1000)
     raise ValueError(f"{text[:40]!r} is not a count")
 
 
@@ -81,9 +81,10 @@ def requested_memory(text: str, cpus: int, nodes: int) -> int:
         return 0
     number = text.rstrip("KMGTPE")
     if len(number) > 9 and number.isdigit():
-        value = int(number)
+        value = int(number) if len(number) < 40 else 0
         for flag in _PER_CPU_FLAGS:
-            if value >= flag:
+            # So many kilobytes are two terabytes, which a machine may have; so many M no machine has.
+            if value >= flag and text[-1:] != "K":
                 return size(f"{value - flag}{text[len(number) :]}", "M") * cpus
     return size(text, "M") * times
 
@@ -159,9 +160,13 @@ def _limit(text: str) -> int | None:
 def exit_code(text: str) -> int | None:
     """``1:0`` as 1, ``0:9`` (a signal) as 137; None for anything else."""
     code, _, signal = text.partition(":")
-    if not (code.isdigit() and (signal.isdigit() or not signal)):
+    if not (_is_code(code) and (_is_code(signal) or not signal)):
         return None
     return int(code) or (128 + int(signal) if signal and int(signal) else 0)
+
+
+def _is_code(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def step_memory(rss: str, tasks: str) -> int | None:

@@ -22,8 +22,11 @@ def _day(text: str) -> int:
     return (date.fromisoformat(text).toordinal() - _EPOCH_DAY) * 86_400 * SECOND
 
 
-def moment(text: str, zone: tzinfo = UTC) -> int:
-    """A time as ISO 8601, in ``zone`` where it names none, or in seconds or more since 1970."""
+def moment(text: str, zone: tzinfo = UTC, fold: int = 0) -> int:
+    """A time as ISO 8601, in ``zone`` where it names none, or in seconds or more since 1970.
+
+    ``fold`` 1 is the second time of two at which the zone's clock shows it.
+    """
     if zone is UTC and len(text) == 19 and text[10] in "T ":
         try:
             hour, minute, second = int(text[11:13]), int(text[14:16]), int(text[17:19])
@@ -36,7 +39,7 @@ def moment(text: str, zone: tzinfo = UTC) -> int:
     try:
         read = datetime.fromisoformat(text)
         if read.tzinfo is None:
-            read = read.replace(tzinfo=zone)
+            read = read.replace(tzinfo=zone, fold=fold)
         return (read - _EPOCH) // _MICROSECOND * 1000
     except (ValueError, OverflowError):
         raise ValueError(f"{text[:40]!r} is not a time") from None
@@ -67,7 +70,7 @@ def duration(text: str) -> int:
     days, dash, clock = text.rpartition("-")
     parts = clock.split(":")
     try:
-        if len(parts) > 3 or (dash and not days.isdigit()):
+        if len(parts) > 3 or len(text) > 64 or not text.isascii() or (dash and not days.isdigit()):
             raise ValueError
         if dash:
             # With days, what is left out are the smaller ones: 1-12 is a day and twelve hours.

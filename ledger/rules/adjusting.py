@@ -110,4 +110,4 @@ def _may_grow(
 
 
 def _only(space: Space, node: str) -> Space:
-    return Space(space.key, {node: space.nodes[node]})
+    return Space(space.key, {node: space.nodes[node]}, space.parent)

@@ -21,11 +21,10 @@ from ledger.events import Cause, Event, NodeJoined, NodeLeft, PoolResized, Usage
 from ledger.log import Row
 from ledger.requests import Amounts, Placement
 from ledger.rules.answers import Draft, No
-from ledger.rules.history import UNKNOWN, Life, Outcome, Said, begin, merge
+from ledger.rules.history import TIME_MAX, UNKNOWN, Life, Outcome, Said, begin, merge
 from ledger.rules.validity import MAX_NODES, check_nodes
 
 MAX_FACTS = 10_000
-TIME_MAX = 2**63 - 1
 METADATA_BYTES_MAX = 16_384
 
 
@@ -144,12 +143,12 @@ def _check_times(fact: Fact) -> None:
         fact.ended_at,
         fact.seen_from,
         fact.seen_until,
-        fact.request.ttl_ns,
     ):
         if at is not None:
             known = True
             if type(at) is not int or not -TIME_MAX <= at <= TIME_MAX:
                 _check_time(fact.key, at)
+    _check_time(fact.key, fact.request.ttl_ns)
     if not known and not fact.moves and fact.usage is None:
         raise InvalidInput(f"{fact.key!r} says of no time", "give a start, an end or a request")
     began, ended = fact.began_at, fact.ended_at
@@ -162,7 +161,7 @@ def _check_times(fact: Fact) -> None:
 def _check_time(what: str, at: object) -> None:
     if at is not None and not (type(at) is int and -TIME_MAX <= at <= TIME_MAX):
         raise InvalidInput(
-            f"{what!r} has a time out of range: {at!r} ns", "give years 1678 to 2261"
+            f"{what!r} has a time out of range: {at!r} ns", "give years 1824 to 2115"
         )
 
 

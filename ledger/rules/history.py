@@ -39,6 +39,8 @@ IMPORT = "import"
 """Who recorded facts are by."""
 UNKNOWN = "unknown"
 """The holder of a fact whose source does not name one: it claims nothing."""
+TIME_MAX = 2**62 - 1
+"""The latest time of a fact, its negative the earliest: what lies between two of them can be stored."""
 NEVER_HELD = frozenset({"withdrawn", "timed_out"})
 """Ends of what never began."""
 _OTHERWISE = "another record of it says otherwise"
@@ -264,7 +266,7 @@ def _allocated(fact: Fact, queued_at: int | None, start: int, *, ended: bool) ->
 
 
 def _queued(fact: Fact, at: int) -> Queued:
-    return Queued(fact.request, at + MAX_TIME_NS, Reason.OBSERVED_POOL.value)
+    return Queued(fact.request, min(at + MAX_TIME_NS, TIME_MAX), Reason.OBSERVED_POOL.value)
 
 
 def _ended(fact: Fact, holder: str, at: int, cause: str) -> AnyBody:

@@ -20,6 +20,8 @@ Row = dict[str, Any]
 Key = tuple[Any, ...]
 Handler = Callable[["Seen"], None]
 
+STORED_MAX = 2**63 - 1
+"""The most that a cell holds: sums of times over many allocations stop there (292 years)."""
 ROWS_KEPT = 50_000
 """How many rows of one table are kept at hand from one chunk to the next."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from projections.tables.base import LIVE, Seen, Span, as_json, from_json
+from projections.tables.base import LIVE, STORED_MAX, Seen, Span, as_json, from_json
 
 LIFE_COLUMNS = {
     "id": "TEXT",
@@ -187,7 +187,7 @@ class Life:
         for resource, amount in data["peak"].items():
             peak[resource] = max(peak.get(resource, 0), amount)
         watched = max(0, data["until"] - data["since"] - data.get("gaps_ns", 0))
-        self.measured_ns = (self.measured_ns or 0) + watched
+        self.measured_ns = min((self.measured_ns or 0) + watched, STORED_MAX)
         if data.get("exit_code") is not None:
             self.exit_code = data["exit_code"]
 

@@ -9,6 +9,7 @@ from projections.tables.base import (
     GRANTS,
     LIVE,
     MOVES,
+    STORED_MAX,
     Handler,
     Projection,
     Row,
@@ -129,7 +130,7 @@ class _Parties(Projection):
         if after is not None:
             row = self._party(life.tenant, after)
             row[_GROUP[life.state]] += 1
-            row["wait_ns"] += life.wait_ns or 0
+            row["wait_ns"] = min(row["wait_ns"] + (life.wait_ns or 0), STORED_MAX)
             if was is not None and before == after:
                 row[_GROUP[was[0]]] -= 1
                 row["wait_ns"] -= was[3] or 0
@@ -178,7 +179,7 @@ class _Parties(Projection):
         for resource, amount in data["used"].items():
             used[resource] = used.get(resource, 0) + amount
         watched = max(0, data["until"] - data["since"] - data.get("gaps_ns", 0))
-        row["measured_ns"] = (row["measured_ns"] or 0) + watched
+        row["measured_ns"] = min((row["measured_ns"] or 0) + watched, STORED_MAX)
 
     def _refused(self, e: Seen) -> None:
         name = getattr(e, self.column)

@@ -26,15 +26,6 @@ NODE_PODS_MAX = 1_001
 ARRIVALS_MAX = 10_000_000
 (CARDS,) = CARD_RESOURCES
 
-WITHOUT_MODELS = frozenset({"fragmentation_aware"})
-"""Strategies that are shown what is usually asked for without the wanted models.
-
-Of the published workloads one wants models (``gpuspec33``). There the gradient reaches 94.58 % (sd
-0.23, ten seeds) without them and 94.25 % (sd 0.16) with them; published are 94.55 % (sd 0.15). Where
-most shapes run on few nodes only, nearly all that is idle on the others counts as fragmented already,
-and the coarse scores of the method tell such nodes no longer apart.
-"""
-
 Decide = Callable[[Space, Mix, Wish], tuple[Placement, ...] | None]
 
 
@@ -180,16 +171,14 @@ def experiment(
     strategies: Iterable[str],
     seeds: Iterable[int],
     inflate: float = 1.3,
+    *,
+    models: bool = True,
 ) -> Iterator[Outcome]:
-    """Each strategy over the same orders of arrival, one for each seed.
-
-    For ``fragmentation_aware`` shapes are typical whatever model of card they want: so the published
-    figures come out (see :data:`WITHOUT_MODELS`).
-    """
+    """Each strategy over the same orders, one for each seed; ``models`` as in :func:`mix_of`."""
     capacity = sum(spec.capacity.get(CARDS, 0) for spec in nodes)
-    mix, plain = mix_of(trace), mix_of(trace, models=False)
+    mix = mix_of(trace, models=models)
     names = tuple(strategies)
     for seed in seeds:
         order = in_order(trace, capacity, inflate, seed)
         for strategy in names:
-            yield run(nodes, order, strategy, plain if strategy in WITHOUT_MODELS else mix, seed)
+            yield run(nodes, order, strategy, mix, seed)

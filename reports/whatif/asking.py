@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from reports.whatif.measures import SECOND_NS, Fate, Measures
 from reports.whatif.replay import Replay, Replayed
 from reports.whatif.sameness import Comparison
 
+TURNS_MAX = 200
+"""The most turns of writers that an unchanged replay follows."""
 FATES_MAX = 10_000
 """The most differing fates that an answer lists; more are counted."""
 
@@ -115,10 +118,8 @@ def ask(
     if not events:
         raise InvalidInput("nothing was recorded in this window", "choose a longer one")
     start = past.book_at(first - 1)
-    window = read_window(events, start)
     _check(changes, start, events)
-    replay = Replay(load(dump(start)), window, changes, lambda name: _from_log(past, name))
-    done = replay.run(progress)
+    replay, done = _decide_again(past, start, events, changes, progress)
     compared = replay.compared
     bounds = (events[0].recorded_at, events[-1].recorded_at)
     recorded, simulated = Measures(*bounds), Measures(*bounds)
@@ -143,6 +144,46 @@ def ask(
         _assumptions(changes, done, compared),
         done.events,
     )
+
+
+def _decide_again(
+    past: Past,
+    start: Book,
+    events: list[Event],
+    changes: Changes,
+    progress: Callable[[int], None] | None,
+) -> tuple[Replay, Replayed]:
+    """One replay; or, unchanged, as many as there were writers that took turns.
+
+    A writer that has read what another one wrote looks once more, at its own moment, at what was freed.
+    So where an unchanged replay parts, it is tried as if another writer went on there.
+    """
+    offset, same, turns = 0, 0, False
+    before: list[Event] = []
+    while True:
+        window = read_window(events[offset:], start)
+        book = load(dump(start))
+        for space, there in zip(book.spaces(), start.spaces(), strict=True):
+            space.freed = turns and there.freed
+        replay = Replay(book, window, changes, lambda name: _from_log(past, name))
+        done = replay.run(progress)
+        replay.compared.same += same
+        parted_at = replay.compared.parted_at
+        if changes or parted_at is None or len(before) >= TURNS_MAX:
+            break
+        at = min(parted_at, events[-1].position)
+        moment = events[at - events[0].position].recorded_at
+        index = bisect_left(events, moment, key=lambda event: event.recorded_at)
+        if turns and index == offset:
+            break
+        same, offset, turns = index, index, True
+        before.append(events[index])
+        start = past.book_at(events[index].position - 1)
+    done.events[:0] = events[:offset]
+    for event in events[:offset]:
+        if event.allocation is not None:
+            done.ids.setdefault(event.allocation, event.allocation)
+    return replay, done
 
 
 def _commit_begins(past: Past, position: int) -> int:

@@ -81,9 +81,6 @@ class Replay:
 
     def run(self, progress: Callable[[int], None] | None = None) -> Replayed:
         """Decide everything again."""
-        for space in self.book.spaces():
-            # A fold leaves behind that something was freed; whoever wrote it has handed it on.
-            space.freed = False
         self.changes.put_into(self.book)
         for key, life in self.window.lives.items():
             if key in self._present:

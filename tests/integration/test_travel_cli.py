@@ -212,6 +212,12 @@ def test_diff_shows_changed_amounts_pools_and_nodes(lb: CommandLine) -> None:
     assert lb.ok("diff", "#7", "now", "--pool", "bag")["allocations"]["changed"] == []
 
 
+def test_diff_of_a_pool_that_never_was_is_refused_as_by_the_other_verbs(lb: CommandLine) -> None:
+    answer = lb("diff", "#5", "now", "--pool", "bxo")
+    assert answer.code == 4 and "there was no pool 'bxo'" in answer.err
+    assert lb("at", "now", "--pool", "bxo").code == answer.code
+
+
 def test_diff_takes_the_earlier_moment_first(lb: CommandLine) -> None:
     answer = lb("diff", "#7", "#3")
     assert answer.code == 2

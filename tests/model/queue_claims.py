@@ -112,7 +112,8 @@ def judge_claim(
             if not entry.request.spread
             else parts(entry.request.amounts, entry.request.spread, largest=False)
         )
-        fine = could_take(node, least) or entry.request.spread == 0
+        # What others use outside the ledger may go again: a node is claimed in spite of it.
+        fine = could_take(node, least, outside=False) or entry.request.spread == 0
         wrong_unless(fine, event, f"{name} can never take it")
         others = [u.id for u in world.waiting(entry.pool) if u.id != unit.id and name in u.claim]
         wrong_unless(not others, event, f"{name} is kept for {others} already")
@@ -123,16 +124,28 @@ def judge_claim(
             or now - entry.asked_at >= policy.claim_after_ns
             or entry.unit in heirs
             or any(each.claim for each in unit.members)
+            or _going(world, entry.pool, new)
         )
         wrong_unless(why, event, f"it was passed {entry.passed} times and waited little")
-        fair = policy.order == "fair" or entry.unit in heirs
+        fair = policy.order == "fair" or entry.unit in heirs or _going(world, entry.pool, new)
         wrong_unless(fair, event, "there are no claims in strict order")
         wrong_unless(not over_quota(world, unit), event, "its own quota holds it up")
-    if old - new and unit.simple and policy.order == "fair" and not pool.closed:
+    # One that sends others away may take its claim along to where they make room.
+    stays = unit.simple and policy.order == "fair" and entry.unit not in heirs
+    if old - new and stays and not pool.closed:
         kept = [name for name in old if _helps(world, unit, name)]
         wrong_unless(
             not kept or over_quota(world, unit), event, f"it gives {kept} up, which can still help"
         )
+
+
+def _going(world: World, pool: str, nodes: set[str]) -> bool:
+    """Whether somebody was sent away from one of the nodes already, so that nobody else has to be."""
+    return any(
+        each.state == "ending" and each.cause == "preempted" and part.node in nodes
+        for each in world.holding(pool)
+        for part in each.placements
+    )
 
 
 def _helps(world: World, unit: Unit, name: str) -> bool:
@@ -144,7 +157,7 @@ def _helps(world: World, unit: Unit, name: str) -> bool:
 def judge_waits_after_claims(world: World, now: int, last: Event | None) -> None:
     """Once all that lay on a claimed node is gone, its claimant waits no more."""
     for pool in world.pools.values():
-        if pool.policy.order != "fair" or pool.closed:
+        if pool.policy.order != "fair" or pool.closed or pool.consumable:
             continue
         for unit in world.waiting(pool.name):
             if not unit.simple or over_quota(world, unit):

@@ -290,7 +290,7 @@ class Judge:
         policy = world.pools[pool].policy
         units = [unit for unit in world.waiting(pool) if not over_quota(world, unit)]
         if policy.order == "fifo":
-            units = _at_the_front(units)
+            units = at_the_front(units)
         elif len(units) > policy.backfill_depth:
             units = [unit for unit in units if unit.claim]
         for unit in units:
@@ -327,7 +327,7 @@ def share(world: World, pool: str, tenant: str, holder: str | None) -> Fraction:
     return max(shares, default=Fraction(0))
 
 
-def _at_the_front(units: list[Unit]) -> list[Unit]:
+def at_the_front(units: list[Unit]) -> list[Unit]:
     """Those behind whom nobody else wants the same."""
     found, wanted = [], set[str]()
     for unit in units:

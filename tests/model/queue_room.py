@@ -117,9 +117,9 @@ def suits(node: NodeState, select: dict[str, str] | None) -> bool:
     return not node.cordoned and all(node.labels.get(k) == v for k, v in (select or {}).items())
 
 
-def could_take(node: NodeState, amounts: Amounts) -> bool:
-    """Whether the amounts would fit if nothing of the ledger's lay on the node."""
-    free = {r: c - node.outside.get(r, 0) for r, c in node.capacity.items()}
+def could_take(node: NodeState, amounts: Amounts, *, outside: bool = True) -> bool:
+    """Whether the amounts would fit if nothing lay on the node but what others use ``outside``."""
+    free = {r: c - node.outside.get(r, 0) * outside for r, c in node.capacity.items()}
     cards = {
         r: {str(card): CARD for card in range(node.capacity[r] // CARD)}
         for r in CARDS

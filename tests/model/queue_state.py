@@ -324,13 +324,14 @@ class World:
 
 
 def first_refill(policy: Policy, since: int, now: int) -> int | None:
-    """The first boundary of a schedule after ``now``; without a start it runs from ``since``."""
+    """The first boundary of a schedule: its start, if that is to come, else one period after it.
+
+    Without a start it runs from ``since``. A schedule that began in the past is caught up at once.
+    """
     if policy.refill is None or policy.refill_every_ns is None:
         return None
-    due = since + policy.refill_every_ns if policy.refill_from is None else policy.refill_from
-    while due <= now:
-        due += policy.refill_every_ns
-    return due
+    start = since if policy.refill_from is None else policy.refill_from
+    return start if start > now else start + policy.refill_every_ns
 
 
 def refill(pool: PoolState, at: int) -> None:

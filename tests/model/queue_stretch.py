@@ -119,7 +119,10 @@ def grows_no_more(world: World, pool: str) -> list[str]:
     for each in world.holding(pool):
         if not stretchable(each) or len(each.placements) != 1:
             continue
-        room = room_on(world, state, state.nodes[each.placements[0].node])
+        node = state.nodes[each.placements[0].node]
+        if node.cordoned:
+            continue
+        room = room_on(world, state, node)
         most = each.request.most or {}
         for resource, amount in each.amounts.items():
             if resource not in CARDS and amount < most[resource] and room.free[resource] > 0:

@@ -9,9 +9,6 @@ from itertools import combinations
 from ledger.events import Ending, Event, Reclaimed
 from ledger.requests import PRIORITIES
 from tests.model.queue_room import (
-    excess,
-    fits_at_all,
-    kept_for_others,
     over_quota,
     room_on,
     suits,
@@ -90,23 +87,39 @@ class Victims:
                     wrong_unless(not better, event, f"{other} is younger than {id}")
 
     def _within(self, world: World, unit: Unit, ids: Collection[str]) -> bool:
-        """Whether all of these may go together: the lenders' tenants are not sent below their own."""
+        """Whether all of these may go together: nobody goes of a tenant that holds no more than its own.
+
+        An allocation goes whole, so the last of them may be larger than what is left of the loan.
+        """
         borrowers = [id for id in ids if not lower(world, world.entries[id], unit.first)]
         for id in borrowers:
-            entry = world.entries[id]
-            for key, (limits, _) in world.quotas.items():
-                if key[0] != entry.tenant or key[1] is not None:
-                    continue
-                for resource in set(limits) & unit.resources & set(entry.amounts):
-                    stays = world.held(entry.tenant, None, key[2], resource) - sum(
-                        each.amounts.get(resource, 0)
-                        for each in world.holding()
-                        if each.tenant == entry.tenant
-                        and (each.id in borrowers or each.state == "ending")
-                    )
-                    if stays < limits[resource]:
-                        return False
+            tenant = world.entries[id].tenant
+            others = [each for each in borrowers if each != id]
+            if not any(self._over(world, unit, tenant, others, key) for key in world.quotas):
+                return False
         return True
+
+    def _over(
+        self,
+        world: World,
+        unit: Unit,
+        tenant: str,
+        gone: Collection[str],
+        key: tuple[str, str | None, str | None],
+    ) -> bool:
+        """Whether a tenant is over its quota without some of its allocations and what is going."""
+        if key[:2] != (tenant, None):
+            return False
+        stay = [
+            each
+            for each in world.holding(key[2])
+            if each.tenant == tenant and each.id not in gone and each.state != "ending"
+        ]
+        return any(
+            sum(each.amounts.get(resource, 0) for each in stay) > limit
+            for resource, limit in world.quotas[key][0].items()
+            if resource in unit.resources
+        )
 
 
 def lower(world: World, victim: Entry, heir: Entry) -> bool:
@@ -136,13 +149,18 @@ def borrows(world: World, victim: Entry, unit: Unit) -> bool:
 
 
 def open_nodes(world: World, unit: Unit) -> list[str]:
-    """Where somebody may be sent away for a request: on its claimed node, else on any not claimed."""
+    """Where somebody may be sent away for a request: on its claimed node, else on any not claimed.
+
+    Room on a node that is kept for somebody else could not be kept for this one, even if they want
+    nothing in common: one node is kept for one request at a time.
+    """
     pool = world.pools[unit.first.pool]
+    kept = {n for u in world.waiting(pool.name) if u.id != unit.id for n in u.claim}
     return [
         node.name
         for node in pool.nodes.values()
         if suits(node, unit.first.request.select)
-        and kept_for_others(world, unit, node.name, unit.resources) is None
+        and node.name not in kept
         and (not unit.claim or node.name in unit.claim)
     ]
 
@@ -164,6 +182,3 @@ def makes_room(world: World, unit: Unit, node: str, ids: Collection[str]) -> boo
     gone = {each.id for each in world.holding(pool.name) if each.state == "ending"} | set(ids)
     room = room_on(world, pool, pool.nodes[node], shrink=True, gone=gone)
     return room.takes(unit.first.request.amounts)
-
-
-__all__ = ["Victims", "borrows", "excess", "fits_at_all", "lower"]

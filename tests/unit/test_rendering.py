@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import stat
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -156,3 +158,32 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be written"):
         write(folder, b"x")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["folder", "report.csv"]
+
+
+def test_what_is_no_file_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write(pipe, b"through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    write(Path(os.devnull), b"x")
+    assert stat.S_ISCHR(Path(os.devnull).lstat().st_mode)
+    with pytest.raises(InvalidInput, match="No space left"):
+        write(Path("/dev/full"), b"x")
+
+
+def test_a_link_stays_a_link_and_a_file_keeps_its_mode(tmp_path: Path) -> None:
+    file, link, loop = (tmp_path / name for name in ("real.csv", "link.csv", "loop.csv"))
+    file.write_bytes(b"old")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    loop.symlink_to(loop)
+    write(link, b"new")
+    assert link.is_symlink() and file.read_bytes() == b"new"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        write(loop, b"x")
