@@ -141,8 +141,8 @@ def join_line(book: Book, space: Space, allocation: Allocation) -> None:
         space.freed = True
     if allocation.gang is not None:
         space.gangs.setdefault(allocation.gang, {})[allocation.id] = None
-    if allocation.claim is not None:
-        space.claims[allocation.claim] = allocation.id
+    for node in allocation.claims:
+        space.claims[node] = allocation.id
 
 
 def _leave_line(space: Space, allocation: Allocation) -> None:
@@ -161,8 +161,8 @@ def _leave_line(space: Space, allocation: Allocation) -> None:
         del members[allocation.id]
         if not members:
             del space.gangs[allocation.gang]
-    if allocation.claim is not None:
-        space.claims.pop(allocation.claim, None)
+    for node in allocation.claims:
+        space.claims.pop(node, None)
     space.freed = True
 
 
@@ -211,6 +211,8 @@ def _settle_in(book: Book, space: Space, after: Allocation, event: Event) -> Non
     space.stands(after.id, [p.node for p in after.placements])
     if request.most is not None:
         space.elastic[after.id] = None
+        if after.amounts != request.most:
+            space.freed = True
     if request.sticky is not None:
         key = (after.tenant, request.sticky)
         pool.sticky.pop(key, None)
@@ -300,10 +302,10 @@ def evolve_allocation(book: Book, event: Event) -> None:
 
 
 def _move_claim(space: Space, before: Allocation, after: Allocation) -> None:
-    if before.claim is not None:
-        space.claims.pop(before.claim, None)
-    if after.claim is not None:
-        space.claims[after.claim] = after.id
+    for node in before.claims:
+        space.claims.pop(node, None)
+    for node in after.claims:
+        space.claims[node] = after.id
     # Who has a claim is looked at in any case, and a node that is kept no more is free to others.
     space.freed = True
 

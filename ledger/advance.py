@@ -111,8 +111,8 @@ def advance(allocation: Allocation | None, event: Event) -> Allocation | None:
         return granted(allocation, event, body)
     if isinstance(body, Queued):
         if allocation is not None:
-            # It waits on, and a node is kept for it from here on.
-            return replace(allocation, claim=next(iter(body.shortfall), None))
+            # It waits on, and the nodes that are named are kept for it from here on.
+            return replace(allocation, claims=tuple(sorted(body.shortfall)))
         return _queued(event, body)
     if allocation is None:
         return None

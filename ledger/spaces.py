@@ -37,7 +37,8 @@ class Space:
     request that it is kept for, ``gangs`` a first member to all that wait with it, ``standing`` a
     node to the allocations on it. ``elastic`` are allocations that may grow and shrink. ``freed``
     says that something may be granted now. ``alike`` counts those who wait by shape, ``kinds`` by
-    resources; ``claims_checked`` is the generation whose nodes all claims were compared with.
+    resources; ``claims_checked`` is the generation whose nodes all claims were compared with, and
+    ``claims_in_vain`` remembers under which generation no nodes were found for whom, by what is claimed.
     ``changed`` are nodes that were replaced, for whoever caches something about nodes; it starts
     anew with another ``generation``. An ``overlay`` shows what stands in the space it was made from.
     """
@@ -47,6 +48,7 @@ class Space:
         "changed",
         "claims",
         "claims_checked",
+        "claims_in_vain",
         "elastic",
         "freed",
         "gangs",
@@ -75,6 +77,7 @@ class Space:
         self.overtakers: list[int] = []
         self.claims: dict[str, str] = {}
         self.claims_checked = -1
+        self.claims_in_vain: dict[tuple[str, frozenset[str]], int] = {}
         self.elastic: dict[str, None] = {}
         self.alike: dict[tuple[object, ...], int] = {}
         self.kinds: dict[frozenset[str], int] = {}
@@ -133,6 +136,12 @@ class Space:
             if len(self.overtakers) > OVERTAKERS_KEPT:
                 del self.overtakers[0]
 
+    def shadow(self) -> Space:
+        """The nodes alone, to try placements on: nobody stands or waits there."""
+        copy = Space(self.key, {}, self.parent)
+        copy.nodes, copy.totals = self.nodes.copy(), self.totals
+        return copy
+
     def fork(self) -> Space:
         """A copy that can be changed without changing this. It keeps no order of service."""
         copy = Space.__new__(Space)
@@ -146,6 +155,7 @@ class Space:
         copy.overtakers = self.overtakers.copy()
         copy.claims = self.claims.copy()
         copy.claims_checked = -1
+        copy.claims_in_vain = {}
         copy.elastic = self.elastic.copy()
         copy.alike = self.alike.copy()
         copy.kinds = self.kinds.copy()

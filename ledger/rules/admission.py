@@ -21,6 +21,8 @@ from ledger.rules.quotas import over_quota
 from ledger.rules.waiting import in_the_way
 from ledger.spaces import Space
 
+Plan = tuple[Placement, ...] | None
+
 
 def refuse(draft: Draft, command: Allocate, cause: Cause | None, no: No) -> None:
     """Draft the refusal of a request, with the whole request in it."""
@@ -110,7 +112,9 @@ class _Place:
     strategy: str
 
 
-def _not_now(book: Book, space: Space, draft: Draft, command: Allocate, seed: int) -> No | _Place:
+def _not_now(
+    book: Book, space: Space, draft: Draft, command: Allocate, seed: int, plan: Plan
+) -> No | _Place:
     """Where the request goes now, or why it does not. May draft what makes room for it."""
     request = command.request
     pool = book.pools[command.pool]
@@ -128,13 +132,13 @@ def _not_now(book: Book, space: Space, draft: Draft, command: Allocate, seed: in
     if request.sticky is not None:
         prefer = pool.sticky.get((command.tenant, request.sticky), ())
     wish = Wish(request, strategy_for(request, pool.policy, seed), seed, barred, prefer)
-    placements = place(space, pool.mix, wish)
+    placements = place(space, pool.mix, wish) if plan is None else plan
     if placements is None:
         shrunk = make_room(book, space, draft, wish)
         if shrunk is None:
             return no_room(book, space, request, command.tenant, draft.now)
         placements = (shrunk,)
-    elif request.most is not None:
+    elif request.most is not None and plan is None:
         placements = _stretch(book, space, command, placements)
     return _Place(placements, wish.strategy)
 
@@ -158,8 +162,10 @@ def _stretch(
     return stretch(book, space, asking, placements)
 
 
-def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause) -> None:
-    """Draft the outcome of a request: granted, waiting or refused."""
+def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause, plan: Plan = None) -> None:
+    """Draft the outcome of a request: granted, waiting or refused. ``plan`` is where it is to go, as
+    one of a batch that was packed together.
+    """
     found = never(book, command)
     if isinstance(found, No):
         refuse(draft, command, cause, found)
@@ -170,7 +176,7 @@ def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause) -> None:
         refuse(draft, command, cause, refusal(twin))
         return
     request = command.request
-    answer = _not_now(book, space, draft, command, seed_of(command_of(cause)))
+    answer = _not_now(book, space, draft, command, seed_of(command_of(cause)), plan)
     if not isinstance(answer, No):
         _grant(pool, draft, command, cause, answer)
     elif request.wait_ns is None:

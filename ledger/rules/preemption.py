@@ -15,7 +15,7 @@ from ledger.events import Ending, Reclaimed
 from ledger.nodes import Node
 from ledger.requests import PRIORITIES
 from ledger.rules.answers import Draft
-from ledger.rules.capacity import carries, place_on
+from ledger.rules.capacity import carries, place_on, short_by
 from ledger.rules.claims import claim
 from ledger.rules.leases import end_descendants
 from ledger.rules.quotas import Leaving, borrows_from
@@ -165,5 +165,6 @@ def _ask(
             evidence = {"preempted_by": asking.id}
             draft.on(victim, Reclaimed("preempted", evidence, LEDGER, reason, False))
     if asking.claim != node:
-        draft.events += claim(book, asking, space.nodes[node], now, draft.position).events
+        kept = {node: short_by(space.nodes[node], asking.request.amounts)}
+        draft.events += claim(book, asking, kept, now, draft.position).events
     return draft

@@ -23,8 +23,12 @@ from ledger.rules.claims import (
     quota_blocks,
 )
 from ledger.rules.granting import grant, wish_of
+from ledger.rules.packing import STEPS_NOW
 from ledger.rules.placement import place
 from ledger.spaces import Space
+
+SEARCHES_MAX = 4
+"""For how many without a claim one pass searches for room beyond trying two orders."""
 
 
 def in_the_way(book: Book, space: Space, amounts: Amounts, policy_order: str) -> Allocation | None:
@@ -94,7 +98,7 @@ def _serve_strictly(
     for waiting in line:
         asked = waiting.request.amounts if waiting.gang is None else gangs.total(book, waiting)
         if not compete(asked, blocked):
-            draft = _grant_or_make_room(book, space, pool, waiting, now)
+            draft = _grant_or_make_room(book, space, pool, waiting, now, STEPS_NOW)
             if draft is not None:
                 return draft
         blocked.update(asked)
@@ -114,6 +118,7 @@ def _serve_fairly(
     may_preempt = pool.policy.preemption != "never" or bool(book.cohorts)
     failed: set[tuple[object, ...]] = set()
     tried: set[str] = set()
+    searched = 0
     for waiting in line:
         shape = space.shapes[waiting.id]
         if may_preempt:
@@ -121,7 +126,9 @@ def _serve_fairly(
             shape = (*shape, waiting.request.priority, waiting.tenant)
         if shape in failed and waiting.claim is None:
             continue
-        draft = _grant_or_make_room(book, space, pool, waiting, now)
+        steps = STEPS_NOW if waiting.claims or searched < SEARCHES_MAX else 0
+        searched += gangs.is_several(waiting)
+        draft = _grant_or_make_room(book, space, pool, waiting, now, steps)
         if draft is not None:
             return draft
         tried.add(waiting.id)
@@ -130,20 +137,21 @@ def _serve_fairly(
         nothing_else = not may_preempt and len(failed) >= len(space.alike)
         if nothing_else or len(tried) >= pool.policy.backfill_depth:
             break
-    claimants = sorted(space.claims.values(), key=lambda each: int(each[1:]))
-    for waiting in _unblocked(book, space, (each for each in claimants if each not in tried)):
-        draft = _grant_or_make_room(book, space, pool, waiting, now)
+    claimants = sorted(set(space.claims.values()) - tried, key=lambda each: int(each[1:]))
+    for waiting in _unblocked(book, space, claimants):
+        draft = _grant_or_make_room(book, space, pool, waiting, now, STEPS_NOW)
         if draft is not None:
             return draft
     return None
 
 
 def _grant_or_make_room(
-    book: Book, space: Space, pool: Pool, waiting: Allocation, now: int
+    book: Book, space: Space, pool: Pool, waiting: Allocation, now: int, steps: int
 ) -> Draft | None:
-    if waiting.gang is not None:
-        barred = barred_for(book, space, gangs.total(book, waiting), waiting.id)
-        return gangs.grant(book, space, pool, waiting, barred, now)
+    if gangs.is_several(waiting):
+        barred = barred_for(book, space, gangs.wants(book, space, waiting), waiting.id)
+        found = gangs.room_for(book, space, pool, waiting, barred, steps)
+        return None if found is None else gangs.grant(book, space, pool, waiting, found, now)
     barred = barred_for(book, space, waiting.request.amounts, waiting.id)
     wish = wish_of(pool, waiting, barred)
     placements = place(space, pool.mix, wish)
