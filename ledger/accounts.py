@@ -8,7 +8,16 @@ from __future__ import annotations
 from ledger.advance import ENDS, GRANTS, advance, granted
 from ledger.book import LIVE, Allocation, Book, Pool
 from ledger.errors import LedgerCorrupt
-from ledger.events import Adjusted, Allocated, Event, Queued, Refused, Released, Reserved
+from ledger.events import (
+    Adjusted,
+    Allocated,
+    Event,
+    Queued,
+    Reclaimed,
+    Refused,
+    Released,
+    Reserved,
+)
 from ledger.line import rank
 from ledger.mix import shape_of
 from ledger.nodes import lending
@@ -244,7 +253,8 @@ def _end_allocation(book: Book, before: Allocation, event: Event) -> None:
             # What draws on another is settled where that one is: its amounts are held there.
             if pool.consumable and before.request.parent is None:
                 body = event.body
-                _spend(pool, before, body.consumed if isinstance(body, Released) else None)
+                settled = body.consumed if isinstance(body, Released | Reclaimed) else None
+                _spend(pool, before, settled)
     else:
         _leave_line(space, before)
     if space.parent is not None and not space.standing and not space.waiting:

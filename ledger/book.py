@@ -9,6 +9,7 @@ from __future__ import annotations
 from heapq import heapify, heappush
 from typing import Any
 
+from ledger.identity import ProcessIdentity
 from ledger.mix import Mix
 from ledger.nodes import lending
 from ledger.policy import Policy
@@ -120,6 +121,7 @@ class Allocation:
     ``token`` is the fencing token (0 while waiting). ``lease_until`` is None for a process-bound
     allocation. ``deadline`` is the end of the wait, of the reservation, or of the grace of an ending.
     ``claims`` are the nodes that are kept for a waiting request (for a gang: its first), sorted by name.
+    ``asker`` is the process that alone waits for it (see :class:`ledger.commands.Allocate`).
     ``amounts`` of an elastic one lie between its request's ``amounts`` and ``most``. ``command`` seeds
     a waiting request's randomised choices.
     """
@@ -147,6 +149,7 @@ class Allocation:
     ended_at: int | None = None
     ended_by: str | None = None
     claims: tuple[str, ...] = ()
+    asker: ProcessIdentity | None = None
     command: str | None = None
 
     @property

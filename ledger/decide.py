@@ -12,6 +12,7 @@ from ledger import commands as c
 from ledger.amounts import check_name
 from ledger.book import Allocation, Book
 from ledger.canonical import canonical_json
+from ledger.codec import encode_process
 from ledger.content import content_digest
 from ledger.errors import InvalidInput, Reason
 from ledger.events import (
@@ -45,7 +46,9 @@ from ledger.rules.validity import (
 )
 
 _LEDGERS_OWN = (c.WriteDue, c.TakeCheckpoint)
-Targeting = c.Confirm | c.Adjust | c.Renew | c.Release | c.Transfer | c.Withdraw | c.Reclaim
+Targeting = (
+    c.Confirm | c.Adjust | c.Renew | c.Release | c.Transfer | c.Withdraw | c.Await | c.Reclaim
+)
 Pooling = (
     c.OpenPool
     | c.ResizePool
@@ -105,6 +108,8 @@ def check(command: c.AnyCommand) -> None:
         if command.task is not None:
             check_name("task", command.task)
         check_request(command.request)
+        if command.asker is not None:
+            canonical_json(encode_process(command.asker))
         _check_metadata(command)
     elif isinstance(command, c.AllocateBatch):
         _check_batch(command)
@@ -125,6 +130,10 @@ def _check_batch(command: c.AllocateBatch) -> None:
     for item in command.items:
         if item.tenant != command.tenant:
             raise InvalidInput("all requests of a batch are of one tenant", "split it by tenant")
+        if item.asker is not None:
+            raise InvalidInput(
+                "nobody waits for one request of a batch alone", "leave its asker out"
+            )
         check(item)
     if command.atomic and any(item.request.wait_ns is not None for item in command.items):
         first = command.items[0]
@@ -238,6 +247,8 @@ def _decide_targeted(
             return tenure.transfer(book, draft, command, allocation, cause)
         case c.Withdraw():
             return tenure.withdraw(book, draft, command, allocation, cause)
+        case c.Await():
+            return tenure.await_(book, draft, command, allocation, cause)
         case c.Reclaim():
             return tenure.reclaim(book, draft, command, allocation, cause)
         case c.Confirm():

@@ -63,6 +63,8 @@ def _allocation(a: Allocation) -> dict[str, Any]:
     if len(a.claims) > 1:
         # Left out where one node or none is kept, as it always was.
         plain["claims"] = a.claims
+    if a.asker is not None:
+        plain["asker"] = encode_process(a.asker)
     return plain
 
 
@@ -237,6 +239,8 @@ def _load_allocation(book: Book, plain: dict[str, Any]) -> None:
     plain["placements"] = tuple([decode_placement(p) for p in plain["placements"]])
     claim = plain.pop("claim")
     plain["claims"] = tuple(plain.get("claims", () if claim is None else (claim,)))
+    if "asker" in plain:
+        plain["asker"] = decode_process(plain["asker"])
     a = Allocation(**plain)
     book.allocations[a.id] = a
     book.set_due(a)

@@ -87,6 +87,12 @@ def sentence(event: Event) -> str:
     """What one event says, in words."""
     body = event.body
     match body:
+        case Queued() if event.allocation != f"A{event.position}":
+            if event.cause is not None:
+                return "somebody else waits for it now: its place stays when whoever asked ends"
+            if not body.shortfall:
+                return "no node is kept for it any more"
+            return f"from here on {', '.join(sorted(body.shortfall))} is kept for it"
         case Queued():
             kept = _seconds(body.until - event.at)
             return (

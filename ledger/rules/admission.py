@@ -221,7 +221,9 @@ def enqueue(
         refuse(draft, command, cause, full)
         return
     draft.add(
-        Queued(request, draft.now + request.wait_ns, why.reason, why.shortfall, gang),
+        Queued(
+            request, draft.now + request.wait_ns, why.reason, why.shortfall, gang, command.asker
+        ),
         tenant=command.tenant,
         pool=command.pool,
         allocation=f"A{draft.position + 1}",

@@ -18,6 +18,7 @@ from collections.abc import Collection
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.events import Queued
+from ledger.identity import ProcessIdentity
 from ledger.nodes import Node
 from ledger.requests import Amounts, Request
 from ledger.rules.answers import Draft
@@ -177,15 +178,30 @@ def claim(
     book: Book, waiting: Allocation, kept: Kept, now: int, position: int | None = None
 ) -> Draft:
     """Draft the fact that nodes are kept for a waiting request, or none any more, after ``position``."""
-    assert waiting.deadline is not None
     draft = Draft(book, now)
     if position is not None:
         draft.position = position
-    body = Queued(
-        waiting.request, waiting.deadline, Reason.RESERVED_FOR_WAITING, kept, waiting.gang
-    )
-    draft.on(waiting, body)
+    draft.on(waiting, restated(waiting, kept, waiting.asker))
     return draft
+
+
+def restated(waiting: Allocation, kept: Kept, asker: ProcessIdentity | None) -> Queued:
+    """The fact that a request waits on: with these nodes kept, and this process waiting for it."""
+    assert waiting.deadline is not None
+    reason = Reason.RESERVED_FOR_WAITING
+    return Queued(waiting.request, waiting.deadline, reason, kept, waiting.gang, asker)
+
+
+def kept_for(book: Book, waiting: Allocation) -> Kept:
+    """The nodes that are kept for a waiting request, and what is missing on them."""
+    space = book.space_of(waiting.pool, waiting.request.parent)
+    if space is None or not waiting.claims:
+        return {}
+    if is_several(waiting):
+        plan = plan_on(space, waiting.claims, requests_of(book, space, waiting))
+        lacks = {} if plan is None else missing_on(space, plan)
+        return {node: lacks.get(node, {}) for node in waiting.claims}
+    return {n: short_by(space.nodes[n], waiting.request.amounts) for n in waiting.claims}
 
 
 def _nodes_lacking(

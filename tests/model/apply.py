@@ -119,6 +119,7 @@ def _on_one(model: Model, command: Any, held: Held, event: Event, now: int) -> l
                 held.by_process = False
                 # Bound by a ttl for the first time, it is renewed by that one.
                 held.ttl = command.ttl_ns if held.ttl is None else held.ttl
+                held.max_age = model.oldest(held)
                 ends = now + command.ttl_ns
                 held.lease = ends if held.max_age is None else min(ends, held.max_age)
         case Adjust():

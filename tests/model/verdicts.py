@@ -147,7 +147,7 @@ def on_targeted(model: Model, command: Targeted, now: int) -> set[str]:
         case Reclaim():
             fine = held.state != "ending" or not command.process_alive
         case Transfer():
-            return _on_transfer(model, command, held)
+            return _on_transfer(model, command, held, now)
         case Adjust():
             return _on_adjust(model, command, held)
         case _:
@@ -165,11 +165,15 @@ def _on_renewal(held: Held, now: int, ttl: int | None) -> set[str]:
     return {"max_age_reached"} if more else {"max_age_reached", "granted"}
 
 
-def _on_transfer(model: Model, command: Transfer, held: Held) -> set[str]:
+def _on_transfer(model: Model, command: Transfer, held: Held, now: int) -> set[str]:
     if held.state != "active":
         return {"invalid"}
     if held.by_process and command.process is None and command.ttl_ns is None:
         return {"invalid"}
+    if command.process is None and command.ttl_ns is not None:
+        oldest = model.oldest(held)
+        if oldest is not None and oldest <= now:
+            return {"max_age_reached"}
     if held.parent is None and command.to_holder != held.holder:
         for key, limits in model.quotas_on(held.tenant, command.to_holder, held.pool):
             for resource, limit in limits.items():

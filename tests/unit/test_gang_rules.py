@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.commands import AllocateBatch, CordonNode, ResizePool, Withdraw
-from ledger.events import Event, Queued, Refused
+from ledger.events import Event, Queued
 from ledger.fields import dump, load
 from ledger.mix import Mix
 from ledger.nodes import node_from
