@@ -12,7 +12,7 @@ from ledger.events import Adjusted
 from ledger.nodes import Node
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Placement
 from ledger.rules.answers import Draft
-from ledger.rules.capacity import free, place_on, short_by
+from ledger.rules.capacity import free, left, place_on, short_by
 from ledger.rules.placement import Wish, eligible
 from ledger.rules.quotas import headroom, over_quota
 from ledger.rules.resizing import place_again
@@ -101,7 +101,7 @@ def make_room(book: Book, space: Space, draft: Draft, wish: Wish) -> Placement |
         return None
     amounts = wish.request.amounts
     for node in eligible(space.nodes.values(), wish):
-        missing = short_by(node, amounts)
+        missing = _needed(node, amounts)
         excess: Amounts = {}
         there = _stretchy(book, space, node.name)
         for a in there:
@@ -116,6 +116,17 @@ def make_room(book: Book, space: Space, draft: Draft, wish: Wish) -> Placement |
     return None
 
 
+def _needed(node: Node, asked: Amounts) -> Amounts:
+    """Resource → what has to be given back on a node for ``asked`` to fit there.
+
+    On a node that holds more than it has, that is more than what is missing of what is asked.
+    """
+    missing = short_by(node, asked)
+    over = {r: amount - left(node, r) for r, amount in asked.items()}
+    needed = {r: max(missing.get(r, 0), lack) for r, lack in over.items()}
+    return {r: lack for r, lack in needed.items() if lack > 0}
+
+
 def _shrink(draft: Draft, node: Node, there: list[Allocation], asked: Amounts) -> Placement | None:
     """Shrink those on a node, most stretched first, until ``asked`` fits. Undrafts what was in vain."""
     kept, position = len(draft.events), draft.position
@@ -124,7 +135,7 @@ def _shrink(draft: Draft, node: Node, there: list[Allocation], asked: Amounts) -
         key=lambda a: (-sum(v - a.request.amounts[r] for r, v in a.amounts.items()), a.position),
     )
     for a in by_excess[:SHRUNK_MAX]:
-        missing = short_by(node, asked)
+        missing = _needed(node, asked)
         if not missing:
             break
         wanted = {}

@@ -506,6 +506,18 @@ def test_who_waited_is_granted_the_least_while_others_wait_for_the_rest() -> Non
     assert state(s, spread) == "active"
 
 
+def test_an_over_committed_node_is_shrunk_by_what_it_holds_too_much_as_well() -> None:
+    s = box()
+    elastic = s.got({"cpu": 1}, most={"cpu": 7}, ttl=LONG)
+    small = s.got({"cpu": 1}, most={"cpu": 4}, ttl=LONG, wait=None)
+    resize(s, n1={"cpu": 4, "gpu": 4000})
+    assert s.in_use("n1", "cpu") == 8
+    assert s.got({"cpu": 2}, holder="other", ttl=LONG)
+    assert s.in_use("n1", "cpu") == 4
+    assert [s.book.allocations[each].amounts for each in (elastic, small)] == [{"cpu": 1}] * 2
+    assert s.refused({"cpu": 1}, holder="third").reason == "insufficient_capacity"
+
+
 def test_what_is_stretched_takes_what_the_quota_leaves() -> None:
     s = box()
     s.quota({"cpu": 5})
