@@ -150,8 +150,8 @@ def join_line(book: Book, space: Space, allocation: Allocation) -> None:
         space.freed = True
     if allocation.gang is not None:
         space.gangs.setdefault(allocation.gang, {})[allocation.id] = None
-    for node in allocation.claims:
-        space.claims[node] = allocation.id
+    if allocation.claims:
+        space.keep(allocation.id, allocation.claims)
 
 
 def _leave_line(space: Space, allocation: Allocation) -> None:
@@ -170,8 +170,9 @@ def _leave_line(space: Space, allocation: Allocation) -> None:
         del members[allocation.id]
         if not members:
             del space.gangs[allocation.gang]
-    for node in allocation.claims:
-        space.claims.pop(node, None)
+    if allocation.claims or allocation.gang is not None:
+        space.keep_no_more(allocation.claims)
+    space.awaited.pop(allocation.id, None)
     space.freed = True
 
 
@@ -312,10 +313,8 @@ def evolve_allocation(book: Book, event: Event) -> None:
 
 
 def _move_claim(space: Space, before: Allocation, after: Allocation) -> None:
-    for node in before.claims:
-        space.claims.pop(node, None)
-    for node in after.claims:
-        space.claims[node] = after.id
+    space.keep_no_more(before.claims)
+    space.keep(after.id, after.claims)
     # Who has a claim is looked at in any case, and a node that is kept no more is free to others.
     space.freed = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ledger.book import Allocation, Book, Pool
@@ -122,7 +123,7 @@ def _not_now(
         over = over_quota(book, command.tenant, command.holder, command.pool, request.amounts)
         if over is not None:
             return over
-    barred: set[str] = set()
+    barred: Collection[str] = ()
     if space.waiting:
         first = in_the_way(book, space, request.amounts, pool.policy.order)
         if first is not None:

@@ -37,6 +37,8 @@ NEVER_MAX = 100
 """The same for those that the pool cannot take at all as it is now."""
 REMEMBERED_MAX = 1_000
 
+_NOBODYS: frozenset[str] = frozenset()
+
 
 def compete(one: Collection[str], other: Collection[str]) -> bool:
     """Whether two requests (their amounts, or the resources in them) want a resource in common."""
@@ -60,21 +62,24 @@ def _is_fair(book: Book, waiting: str) -> bool:
 
 
 def barred_for(
-    book: Book, space: Space, amounts: Collection[str], own: str | None = None
-) -> set[str]:
-    """The nodes that are kept for others who compete with these amounts.
+    book: Book, space: Space, amounts: Collection[str], own: Allocation | None = None
+) -> frozenset[str]:
+    """The nodes that are kept for others than ``own`` who compete with these amounts.
 
     In strict order nothing passes anyhow: a claim that was made before would only hold up the first.
     """
     if not space.claims or not _is_fair(book, next(iter(space.claims.values()))):
-        return set()
-    barred: set[str] = set()
-    for claimant in dict.fromkeys(space.claims.values()):
-        if claimant != own:
+        return _NOBODYS
+    key = frozenset(amounts)
+    barred = space.barred.get(key)
+    if barred is None:
+        names: set[str] = set()
+        for claimant in dict.fromkeys(space.claims.values()):
             waiting = book.allocations[claimant]
-            if compete(wants(book, space, waiting), amounts):
-                barred.update(waiting.claims)
-    return barred
+            if compete(wants(book, space, waiting), key):
+                names.update(waiting.claims)
+        barred = space.barred[key] = frozenset(names)
+    return barred.difference(own.claims) if own is not None and own.claims else barred
 
 
 def next_late_claim(book: Book, space: Space, now: int) -> Draft | None:
@@ -221,7 +226,7 @@ def _nodes_lacking(
     names = _nodes_for(space, waiting, requests, frozenset(taken))
     if names is None:
         return None
-    barred = barred_for(book, space, wants(book, space, waiting), waiting.id)
+    barred = barred_for(book, space, wants(book, space, waiting), waiting)
     if not late and room_for(book, space, book.pools[waiting.pool], waiting, barred) is not None:
         return {}
     plan = plan_on(space, names, requests)
@@ -229,12 +234,17 @@ def _nodes_lacking(
     return missing_on(space, plan)
 
 
-def _awaited_by(book: Book, space: Space, waiting: Allocation) -> set[str]:
+def _awaited_by(book: Book, space: Space, waiting: Allocation) -> frozenset[str]:
     """The nodes that those behind must not claim, so that there are enough in the end."""
+    seen = space.awaited.get(waiting.id)
+    if seen is not None and seen[0] == space.generation:
+        return seen[1]
     requests = requests_of(book, space, waiting)
-    if _nodes_for(space, waiting, requests, frozenset()) is None:
-        return set()
-    return usable(space, requests)
+    awaited = _NOBODYS
+    if nodes_for(space, requests, ()) is not None:
+        awaited = frozenset(usable(space, requests))
+    space.awaited[waiting.id] = (space.generation, awaited)
+    return awaited
 
 
 def _nodes_for(

@@ -6,13 +6,15 @@ and claims is said of it too.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ledger.book import Allocation, Book, Pool
 from ledger.requests import Amounts, Request
 from ledger.rules.answers import Draft
 from ledger.rules.granting import grant as grant_one
 from ledger.rules.granting import wish_of
 from ledger.rules.keeping import as_planned
-from ledger.rules.packing import Packed, could_ever, together
+from ledger.rules.packing import Packed, could_ever, each_alone, together
 from ledger.rules.placement import Wish, strategy_for
 from ledger.spaces import Space
 
@@ -57,7 +59,7 @@ def wants(book: Book, space: Space, first: Allocation) -> set[str]:
 
 
 def room_for(
-    book: Book, space: Space, pool: Pool, first: Allocation, barred: set[str], steps: int = 0
+    book: Book, space: Space, pool: Pool, first: Allocation, barred: Collection[str], steps: int = 0
 ) -> Packed | None:
     """Where a gang or a spread fits now, or None. ``steps``: see :func:`ledger.rules.packing.together`.
 
@@ -66,7 +68,7 @@ def room_for(
     gang = _all_of(book, space, first)
     wishes = [wish_of(pool, each, barred, first.claims) for each in gang]
     found = together(space, pool.mix, wishes, steps)
-    if found is None and first.claims:
+    if found is None and first.claims and len(gang) > 1 and each_alone(space, pool.mix, wishes):
         found = as_planned(space, first.claims, [each.request for each in gang])
     return found
 
@@ -77,7 +79,7 @@ def grant(
     """Draft the grant of a whole gang, or of a spread, where room was found."""
     draft = Draft(book, now)
     for member, placements in zip(_all_of(book, space, first), found, strict=True):
-        grant_one(book, draft, member, placements, wish_of(pool, member, set()).strategy)
+        grant_one(book, draft, member, placements, wish_of(pool, member, ()).strategy)
     return draft
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ledger.book import Allocation, Book, Pool
 from ledger.events import Allocated, Reserved
 from ledger.requests import Amounts, Placement
@@ -11,7 +13,7 @@ from ledger.rules.placement import Wish, seed_of, strategy_for
 
 
 def wish_of(
-    pool: Pool, allocation: Allocation, barred: set[str], kept: tuple[str, ...] = ()
+    pool: Pool, allocation: Allocation, barred: Collection[str], kept: tuple[str, ...] = ()
 ) -> Wish:
     """How a waiting request is placed: as its command said, by its policy, on nodes free to it.
 

@@ -29,10 +29,21 @@ STEPS_EVER = 20_000
 
 def together(space: Space, mix: Mix, wishes: Sequence[Wish], steps: int = 0) -> Packed | None:
     """Where the wishes fit now, or None. With ``steps`` a search of so many is made at the end."""
+    if len(wishes) == 1:
+        placements = place(space, mix, wishes[0])
+        return None if placements is None else [placements]
+    if not each_alone(space, mix, wishes):
+        return None
     found = _greedily(space, mix, wishes)
-    if found is None and steps and len(wishes) <= SEARCHED_MAX and _may_fit(space, wishes):
+    if found is None and steps and len(wishes) <= SEARCHED_MAX and _enough(space, wishes):
         found = _Search(space, wishes, steps).run()
     return None if found is None else lined_up(space, found)
+
+
+def each_alone(space: Space, mix: Mix, wishes: Sequence[Wish]) -> bool:
+    """Whether there is room for each of the wishes, if only it were placed."""
+    alike = {(shape_of(wish.request), wish.request.spread): wish for wish in wishes}
+    return all(place(space, mix, wish) is not None for wish in alike.values())
 
 
 def could_ever(space: Space, mix: Mix, wishes: Sequence[Wish]) -> bool:
@@ -105,17 +116,6 @@ def _enough(space: Space, wishes: Sequence[Wish]) -> bool:
             asked[resource] = asked.get(resource, 0) + amount
     open_ = [node for node in space.nodes.values() if not node.cordoned]
     return all(sum(free(node, r) for node in open_) >= amount for r, amount in asked.items())
-
-
-def _may_fit(space: Space, wishes: Sequence[Wish]) -> bool:
-    """What is needed for a search to be worth its while: enough in all, and room for each alone."""
-    if not _enough(space, wishes):
-        return False
-    alone = {shape_of(w.request): w for w in wishes if w.request.spread is None}
-    return all(
-        any(place_on(n, w.request.amounts) for n in eligible(space.nodes.values(), w))
-        for w in alone.values()
-    )
 
 
 class _Search:

@@ -34,22 +34,26 @@ class _Senders:
         self._by_priority = pool.policy.preemption == "lower_priority"
         self._mine = PRIORITIES.index(asking.request.priority)
         self._borrows = any((asking.tenant, where) in book.cohorts for where in (None, pool.name))
-        self._leaving: Leaving = {}
-        if self._borrows:
-            for a in book.allocations.values():
-                if a.state == "ending" and a.request.parent is None:
-                    _count_in(self._leaving, a)
+        self._leaving: Leaving | None = None
 
     def choose(self, candidates: Iterable[Allocation]) -> Iterator[Allocation]:
         """Those of the candidates that may be sent away, the youngest first, one after the other."""
-        leaving = self._leaving
+        leaving: Leaving = {}
         if self._borrows:
-            leaving = {key: amounts.copy() for key, amounts in leaving.items()}
+            leaving = {key: amounts.copy() for key, amounts in self._who_leave().items()}
         for a in sorted(candidates, key=lambda a: (-(a.granted_at or 0), -a.position)):
             if self._may(a, leaving):
                 yield a
                 if self._borrows:
                     _count_in(leaving, a)
+
+    def _who_leave(self) -> Leaving:
+        if self._leaving is None:
+            self._leaving = {}
+            for a in self._book.allocations.values():
+                if a.state == "ending" and a.request.parent is None:
+                    _count_in(self._leaving, a)
+        return self._leaving
 
     def counts_on(self, a: Allocation) -> bool:
         """Whether one that was asked to end already will go, and would have been sent away for this."""
@@ -74,7 +78,7 @@ def _count_in(leaving: Leaving, a: Allocation) -> None:
 
 
 def make_room(
-    book: Book, space: Space, pool: Pool, asking: Allocation, barred: set[str], now: int
+    book: Book, space: Space, pool: Pool, asking: Allocation, barred: frozenset[str], now: int
 ) -> Draft | None:
     """Ask those to go who are in the way, and keep their node for the one who waits; None where nobody
     may be sent away, or where those who are going already are enough.
@@ -84,16 +88,20 @@ def make_room(
         return None
     if pool.policy.preemption == "never" and not book.cohorts:
         return None
+    # A node has one claim, so what is kept for somebody else cannot be kept for this one too.
+    names = {name for name in asking.claims if name in space.standing}
+    if len(space.claims) < len(space.nodes):
+        names |= space.standing.keys() - space.claims.keys() - barred
+    if not names:
+        return None
     may = _Senders(book, pool, asking)
     best: tuple[int, int, str] | None = None
     chosen: list[Allocation] = []
-    for name, ids in space.standing.items():
+    for name in sorted(names):
         node = space.nodes[name]
-        # A node has one claim, so what is kept for somebody else cannot be kept for this one too.
-        taken = name in barred or space.claims.get(name, asking.id) != asking.id
-        if taken or node.cordoned or not carries(node, request.select):
+        if node.cordoned or not carries(node, request.select):
             continue
-        there = [book.allocations[each] for each in ids]
+        there = [book.allocations[each] for each in space.standing[name]]
         for a in there:
             if a.state == "ending" and (name == asking.claim or may.counts_on(a)):
                 node = _without(node, a)
