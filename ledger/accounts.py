@@ -146,7 +146,9 @@ def join_line(book: Book, space: Space, allocation: Allocation) -> None:
     else:
         place = rank(allocation.requested_at, request.priority, policy.ageing_ns)
         space.line.add(allocation.id, place, allocation.tenant, allocation.holder)
-    if policy.preemption != "never" or book.cohorts:
+    on_several = request.spread is not None or allocation.gang is not None
+    if policy.preemption != "never" or book.cohorts or (on_several and space.elastic):
+        # Others may be asked to make room for it.
         space.freed = True
     if allocation.gang is not None:
         space.gangs.setdefault(allocation.gang, {})[allocation.id] = None

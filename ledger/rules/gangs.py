@@ -13,7 +13,7 @@ from ledger.requests import Amounts, Request
 from ledger.rules.answers import Draft
 from ledger.rules.granting import grant as grant_one
 from ledger.rules.granting import wish_of
-from ledger.rules.keeping import as_planned
+from ledger.rules.keeping import as_planned, on_claimed
 from ledger.rules.packing import Packed, could_ever, each_alone, together
 from ledger.rules.placement import Wish, strategy_for
 from ledger.spaces import Space
@@ -40,13 +40,14 @@ def is_several(waiting: Allocation) -> bool:
     return waiting.gang is not None or waiting.request.spread is not None
 
 
-def _all_of(book: Book, space: Space, first: Allocation) -> list[Allocation]:
+def all_of(book: Book, space: Space, first: Allocation) -> list[Allocation]:
+    """All that wait in one place of the queue, by arrival."""
     return [first] if first.gang is None else members(book, space, first.gang)
 
 
 def requests_of(book: Book, space: Space, first: Allocation) -> list[Request]:
     """What is asked for in one place of the queue, by arrival."""
-    return [each.request for each in _all_of(book, space, first)]
+    return [each.request for each in all_of(book, space, first)]
 
 
 def wants(book: Book, space: Space, first: Allocation) -> set[str]:
@@ -65,20 +66,22 @@ def room_for(
 
     Whoever has a claim is granted on the claimed nodes as soon as they have emptied.
     """
-    gang = _all_of(book, space, first)
+    gang = all_of(book, space, first)
     wishes = [wish_of(pool, each, barred, first.claims) for each in gang]
     found = together(space, pool.mix, wishes, steps)
     if found is None and first.claims and len(gang) > 1 and each_alone(space, pool.mix, wishes):
-        found = as_planned(space, first.claims, [each.request for each in gang])
+        requests = [each.request for each in gang]
+        found = on_claimed(space, first.claims, requests)
+        if found is None:
+            found = as_planned(space, first.claims, requests)
     return found
 
 
 def grant(
-    book: Book, space: Space, pool: Pool, first: Allocation, found: Packed, now: int
+    book: Book, space: Space, pool: Pool, first: Allocation, found: Packed, draft: Draft
 ) -> Draft:
     """Draft the grant of a whole gang, or of a spread, where room was found."""
-    draft = Draft(book, now)
-    for member, placements in zip(_all_of(book, space, first), found, strict=True):
+    for member, placements in zip(all_of(book, space, first), found, strict=True):
         grant_one(book, draft, member, placements, wish_of(pool, member, ()).strategy)
     return draft
 

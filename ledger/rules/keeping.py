@@ -53,12 +53,19 @@ def as_planned(space: Space, names: Iterable[str], requests: Sequence[Request]) 
     return packed
 
 
+def on_claimed(space: Space, names: Iterable[str], requests: Sequence[Request]) -> Packed | None:
+    """Where requests fit now on these nodes alone, beside what stands there."""
+    nodes = {n: space.nodes[n] for n in sorted(names) if n in space.nodes}
+    wishes = [Wish(request, "first_fit") for request in requests]
+    return together(Space(space.key, nodes), _NO_MIX, wishes, STEPS_NOW)
+
+
 def nodes_for(
     space: Space, requests: Sequence[Request], taken: Collection[str]
 ) -> frozenset[str] | None:
     """The nodes to keep for requests, none of those that are ``taken``; None where no set will do."""
     open_ = [n for n in space.nodes.values() if not n.cordoned and n.name not in taken]
-    chosen = _Nearest(open_).choose(requests, space.totals)
+    chosen = Nearest(open_, {n.name: n.empty() for n in open_}).choose(requests, space.totals)
     if chosen is not None and plan_on(space, chosen, requests) is not None:
         return frozenset(chosen)
     plan = plan_on(space, [node.name for node in open_], requests)
@@ -103,12 +110,13 @@ def missing_on(space: Space, plan: Packed) -> dict[str, Amounts]:
     return lacks
 
 
-class _Nearest:
-    """Chooses nodes for one part after the other, the nearest first, as if they were empty."""
+class Nearest:
+    """Chooses nodes for one part after the other, the nearest first, as if they were ``emptied``."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], emptied: dict[str, Node]) -> None:
         self._real = {node.name: node for node in nodes}
-        self._empty = {node.name: node.empty() for node in nodes}
+        self._empty = emptied.copy()
+        self._before = emptied
 
     def choose(self, requests: Sequence[Request], totals: Amounts) -> set[str] | None:
         """The names of enough nodes, or None where this finds none. The largest request goes first."""
@@ -145,8 +153,14 @@ class _Nearest:
         ]
 
     def _missing(self, name: str, part: Amounts) -> int:
-        real, planned = self._real[name], self._empty[name].in_use
-        lacks = ((a, a + planned.get(r, 0) - left(real, r)) for r, a in part.items())
+        real, planned, before = (
+            self._real[name],
+            self._empty[name].in_use,
+            self._before[name].in_use,
+        )
+        lacks = (
+            (a, a + planned.get(r, 0) - before.get(r, 0) - left(real, r)) for r, a in part.items()
+        )
         return sum(min(a, lack) * 1_000_000 // a for a, lack in lacks if lack > 0)
 
     def _put(self, name: str, part: Amounts) -> None:

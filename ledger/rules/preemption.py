@@ -6,7 +6,7 @@ quota. Fewest first, then youngest. They are asked, have their grace, and are re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from ledger.advance import LEDGER
@@ -16,7 +16,7 @@ from ledger.nodes import Node
 from ledger.requests import PRIORITIES
 from ledger.rules.answers import Draft
 from ledger.rules.capacity import carries, place_on, short_by
-from ledger.rules.claims import claim
+from ledger.rules.claims import Kept, claim
 from ledger.rules.leases import end_descendants
 from ledger.rules.quotas import Leaving, borrows_from
 from ledger.spaces import Space
@@ -25,15 +25,19 @@ VICTIMS_MAX = 64
 """The most allocations that one request may send away."""
 
 
-class _Senders:
+class Senders:
     """Whom a waiting request may send away, given who has been asked to go already."""
 
-    def __init__(self, book: Book, pool: Pool, asking: Allocation) -> None:
+    def __init__(
+        self, book: Book, pool: Pool, asking: Allocation, *, for_quota: bool = True
+    ) -> None:
         self._book = book
         self._asking = asking
         self._by_priority = pool.policy.preemption == "lower_priority"
         self._mine = PRIORITIES.index(asking.request.priority)
-        self._borrows = any((asking.tenant, where) in book.cohorts for where in (None, pool.name))
+        self._borrows = for_quota and any(
+            (asking.tenant, where) in book.cohorts for where in (None, pool.name)
+        )
         self._leaving: Leaving | None = None
 
     def choose(self, candidates: Iterable[Allocation]) -> Iterator[Allocation]:
@@ -94,7 +98,7 @@ def make_room(
         names |= space.standing.keys() - space.claims.keys() - barred
     if not names:
         return None
-    may = _Senders(book, pool, asking)
+    may = Senders(book, pool, asking)
     best: tuple[int, int, str] | None = None
     chosen: list[Allocation] = []
     for name in sorted(names):
@@ -104,11 +108,13 @@ def make_room(
         there = [book.allocations[each] for each in space.standing[name]]
         for a in there:
             if a.state == "ending" and (name == asking.claim or may.counts_on(a)):
-                node = _without(node, a)
+                node = without(node, a)
         victims: list[Allocation] | None = []
         if place_on(node, request.amounts) is None:
             active = (a for a in there if a.state == "active" and len(a.placements) == 1)
-            victims = _fewest(node, may.choose(active), asking)
+            victims = fewest(
+                node, may.choose(active), lambda n: place_on(n, request.amounts) is not None
+            )
         elif name == asking.claim:
             return None
         if victims is None:
@@ -116,48 +122,52 @@ def make_room(
         age = sum(now - (v.granted_at or now) for v in victims)
         if best is None or (len(victims), age, name) < best:
             best, chosen = (len(victims), age, name), victims
-    return None if best is None else _ask(book, space, pool, asking, best[2], chosen, now)
+    if best is None:
+        return None
+    kept = {best[2]: short_by(space.nodes[best[2]], request.amounts)}
+    return ask(book, pool, asking, kept, chosen, now)
 
 
-def _without(node: Node, a: Allocation) -> Node:
+def without(node: Node, a: Allocation) -> Node:
+    """A node without what an allocation holds there."""
     for placement in a.placements:
         if placement.node == node.name:
             node = node.plus(placement, -1)
     return node
 
 
-def _fewest(
-    node: Node, candidates: Iterator[Allocation], asking: Allocation
+def fewest(
+    node: Node, candidates: Iterator[Allocation], fits: Callable[[Node], bool]
 ) -> list[Allocation] | None:
-    """Who of the candidates, in their order, must leave a node for the request to fit, nobody in vain;
-    None: not enough.
+    """Who of the candidates, in their order, must leave a node until it ``fits``, nobody in vain; None:
+    not enough.
     """
     shadow = node
     victims: list[Allocation] = []
     for victim in islice(candidates, VICTIMS_MAX):
         shadow = shadow.plus(victim.placements[0], -1)
         victims.append(victim)
-        if place_on(shadow, asking.request.amounts) is not None:
+        if fits(shadow):
             break
     else:
         return None
     for victim in list(victims[:-1]):
         back = shadow.plus(victim.placements[0], 1)
-        if place_on(back, asking.request.amounts) is not None:
+        if fits(back):
             shadow = back
             victims.remove(victim)
     return victims
 
 
-def _ask(
+def ask(
     book: Book,
-    space: Space,
     pool: Pool,
     asking: Allocation,
-    node: str,
+    kept: Kept,
     victims: list[Allocation],
     now: int,
 ) -> Draft:
+    """Draft that the victims are to go, and that their nodes are kept for the one who asks."""
     draft = Draft(book, now)
     grace = pool.policy.grace_ns
     reason = f"{asking.id} of {asking.holder} comes first"
@@ -172,7 +182,6 @@ def _ask(
             end_descendants(book, draft, victim, now)
             evidence = {"preempted_by": asking.id}
             draft.on(victim, Reclaimed("preempted", evidence, LEDGER, reason, False))
-    if asking.claim != node:
-        kept = {node: short_by(space.nodes[node], asking.request.amounts)}
+    if asking.claims != tuple(sorted(kept)):
         draft.events += claim(book, asking, kept, now, draft.position).events
     return draft

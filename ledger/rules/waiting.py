@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from ledger.book import Allocation, Book, Pool
 from ledger.requests import Amounts, Placement
-from ledger.rules import elastic, gangs, preemption
+from ledger.rules import clearing, elastic, gangs, preemption
 from ledger.rules.answers import Draft
 from ledger.rules.capacity import place_on
 from ledger.rules.claims import (
@@ -166,7 +166,9 @@ def _grant_or_make_room(
         if len(barred) >= len(space.nodes):
             return None
         found = gangs.room_for(book, space, pool, waiting, barred, steps)
-        return None if found is None else gangs.grant(book, space, pool, waiting, found, now)
+        if found is not None:
+            return gangs.grant(book, space, pool, waiting, found, Draft(book, now))
+        return clearing.make_room(book, space, pool, waiting, barred, now) if steps else None
     barred = barred_for(book, space, waiting.request.amounts, waiting)
     if len(barred) >= len(space.nodes):
         # Every node is kept for others: no look at them is needed.

@@ -173,6 +173,72 @@ def test_in_strict_order_a_gang_claims_nothing() -> None:
     assert claims(s) == {}
 
 
+# --- making room -------------------------------------------------------------------------------------
+
+
+def test_elastic_allocations_on_several_nodes_are_shrunk_for_a_spread_that_waits() -> None:
+    s = three()
+    wide = [s.got({"cpu": 1}, most={"cpu": 4}, ttl=LONG) for _ in range(3)]
+    event = s.ask({"cpu": 4}, holder="wide", spread=2, wait=LONG, ttl=LONG)
+    assert event.type == "queued"
+    assert state(s, event.allocation or "") == "active"
+    assert [s.book.allocations[each].amounts["cpu"] for each in wide] == [2, 2, 4]
+    assert all(s.in_use(node, "cpu") == 4 for node in ("n1", "n2", "n3"))
+
+
+def test_elastic_allocations_are_shrunk_for_a_gang_once_that_is_enough() -> None:
+    s = three()
+    elastic = [s.got({"cpu": 2}, most={"cpu": 4}, ttl=LONG) for _ in range(2)]
+    held = s.got({"cpu": 4}, ttl=LONG)
+    members = gang(s, {"cpu": 2}, {"cpu": 3}, {"cpu": 2})
+    assert [s.book.allocations[each].amounts["cpu"] for each in elastic] == [4, 4]
+    s.release(held)
+    assert [state(s, each) for each in members] == ["active"] * 3
+    assert [s.book.allocations[each].amounts["cpu"] for each in elastic] == [2, 2]
+
+
+def test_a_gang_sends_away_the_fewest_of_a_lower_priority_and_keeps_their_nodes() -> None:
+    s = three(preemption="lower_priority", grace_ns=30 * SECOND)
+    boss = s.got({"cpu": 4}, holder="boss", priority="high", ttl=LONG)
+    small = [s.got({"cpu": 2}, holder="s", priority="low", ttl=LONG) for _ in range(4)]
+    members = gang(s, {"cpu": 4}, {"cpu": 2}, priority="high")
+    assert claims(s) == dict.fromkeys(("n2", "n3"), members[0])
+    ending = [each for each in small if s.book.allocations[each].state == "ending"]
+    assert len(ending) == 3
+    assert s.book.allocations[boss].state == "active"
+    s.ask({"cpu": 1}, holder="x", wait=LONG)
+    assert len([e for e in s.events if e.type == "ending"]) == 3
+    s.later(30)
+    s.settle()
+    assert [state(s, each) for each in members] == ["active", "active"]
+    assert sum(each in s.book.allocations for each in small) == 1
+
+
+def test_nobody_is_sent_away_for_a_gang_of_which_one_has_no_higher_priority_or_no_room() -> None:
+    s = three(preemption="lower_priority")
+    for _ in range(3):
+        s.got({"cpu": 4}, holder="s", ttl=LONG)
+    items = (
+        s.request({"cpu": 4}, wait=LONG, priority="high"),
+        s.request({"cpu": 4}, wait=LONG, priority="normal"),
+    )
+    s.when(AllocateBatch(command_id="b", items=items, atomic=True))
+    assert "ending" not in kinds(s.events)
+    s.when(CordonNode(command_id="c", pool="box", node="n2"))
+    s.when(CordonNode(command_id="d", pool="box", node="n3"))
+    gang(s, {"cpu": 4}, {"cpu": 4}, priority="critical")
+    assert "ending" not in kinds(s.events)
+
+
+def test_a_spread_sends_others_away_on_as_many_nodes_as_it_needs_at_once() -> None:
+    s = three(preemption="lower_priority", grace_ns=0)
+    low = [s.got({"cpu": 4}, holder="s", priority="low", ttl=LONG) for _ in range(3)]
+    event = s.ask({"cpu": 8}, holder="wide", spread=2, wait=LONG, priority="high", ttl=LONG)
+    assert state(s, event.allocation or "") == "active"
+    assert sum(each in s.book.allocations for each in low) == 1
+    assert claims(s) == {}
+
+
 # --- the bound ---------------------------------------------------------------------------------------
 
 LEASE = 20
