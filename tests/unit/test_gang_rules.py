@@ -18,6 +18,7 @@ from ledger.nodes import node_from
 from ledger.requests import NodeSpec, Request
 from ledger.rules.packing import STEPS_EVER, could_ever, together
 from ledger.rules.placement import Wish
+from ledger.rules.prospects import prospect
 from ledger.spaces import Space
 from tests.scenario import SECOND, Scenario, kinds
 
@@ -429,3 +430,15 @@ def test_a_spread_and_others_are_packed_together(spread: int) -> None:
     )
     s.when(AllocateBatch(command_id="b", items=items, atomic=True))
     assert kinds(list(s.own)) == ["allocated"] * 3
+
+
+def test_what_can_be_told_of_a_gang_with_claims_names_what_is_missing_on_each_of_its_nodes() -> (
+    None
+):
+    s = three(overtakes_max=0)
+    for _ in range(3):
+        s.got({"cpu": 3}, ttl=LONG)
+    members = gang(s, {"cpu": 4}, {"cpu": 4})
+    s.ask({"cpu": 1}, holder="x", ttl=LONG)
+    told = prospect(s.book, s.book.allocations[members[0]], s.now)
+    assert told.shortfall == {node: {"cpu": 3} for node in claims(s)}
