@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from leasebook.kinds import checks
 from leasebook.mapping import allocate_in, duration_in, node_in, request_in
 from leasebook.policies import policy_in
 from leasebook.settings import default_holder
@@ -73,6 +74,18 @@ def process_of(pid: int | None) -> ProcessIdentity | None:
         raise InvalidInput(
             f"there is no process {pid} to bind to", "give the pid of a running process"
         ) from None
+
+
+_check_fields = checks(AllocationRequest.__init__)
+
+
+def _check_item(given: object, number: int) -> None:
+    if not isinstance(given, AllocationRequest):
+        raise InvalidInput(
+            f"item {number} of the batch is a {type(given).__name__}",
+            "give AllocationRequest values, or dicts of their fields",
+        )
+    _check_fields((), {name: getattr(given, name) for name in AllocationRequest.__slots__})
 
 
 class Calls:
@@ -209,6 +222,7 @@ class Calls:
                 from leasebook.schemas import batch_item
 
                 given = batch_item(given, number)
+            _check_item(given, number)
             request = request_in(
                 given.amounts,
                 ttl=given.ttl,
@@ -374,6 +388,7 @@ class Calls:
         """
         if not reason.strip():
             raise InvalidInput("a forced reclaim needs a reason", "say why, for the record")
+        target = self._target(allocation, by, None, True, tenant, command_id)
         present = self._writer.present(allocation)
         evidence: dict[str, Any] = {}
         alive = False
@@ -383,7 +398,6 @@ class Calls:
             seen = observe(present.request.process)
             evidence = seen.evidence()
             alive = seen.liveness is not Liveness.DEAD
-        target = self._target(allocation, by, None, True, tenant, command_id)
         command = c.Reclaim(
             cause="forced",
             evidence=evidence,
@@ -426,6 +440,8 @@ class Calls:
             specs = [node_in(n, cap, (labels or {}).get(n)) for n, cap in nodes.items()]
         else:
             specs = list(nodes or ())
+            if not all(isinstance(spec, NodeSpec) for spec in specs):
+                raise InvalidInput("nodes are NodeSpec values, or a mapping of name to capacity")
         command = c.OpenPool(
             command_id=_id_or_new(command_id),
             pool=name,

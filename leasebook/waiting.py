@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 
 from leasebook.probing import look_for_waiting
 from ledger.book import Allocation, Book
@@ -91,17 +91,21 @@ class Waiter:
     ) -> Allocation | None:
         """Block until ``done(state)``, or ``timeout_s`` is over; return the state then."""
         self._keep_place(allocation)
-        wake = threading.Event()
-        stop = self._subscribe(allocation, wake.set)
+        # Not an Event: Ctrl-C inside its wait can leave its lock taken for ever, and then whoever
+        # sets it hangs, with all that it holds. A queue in C has no such moment.
+        wake: SimpleQueue[None] = SimpleQueue()
+        stop = self._subscribe(allocation, lambda: wake.put(None))
         end = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             while True:
-                wake.clear()
                 state, pause = self._look(allocation)
                 left = None if end is None else end - time.monotonic()
                 if done(state) or (left is not None and left <= 0):
                     return state
-                wake.wait(pause if left is None else min(pause, left))
+                with contextlib.suppress(Empty):
+                    wake.get(timeout=pause if left is None else min(pause, left))
+                    while True:
+                        wake.get_nowait()
         finally:
             stop()
 

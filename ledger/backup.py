@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.errors import InvalidInput, LedgerCorrupt, LedgerUnavailable
+from ledger.forks import no_fork
 from ledger.log import Head
 from ledger.sqlite_driver import connect, translated
 from ledger.sqlite_file import beside, sync_folder
@@ -65,7 +66,7 @@ def copy_checked(log: SqliteLog, dest: Path, check: Callable[[SqliteLog], None])
 
 
 def _copy(log: SqliteLog, part: Path, dest: Path) -> None:
-    with translated(dest):
+    with no_fork(), translated(dest):
         target = connect(part)
         try:
             target.execute("PRAGMA synchronous = FULL")

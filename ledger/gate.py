@@ -7,6 +7,7 @@ gate may leave for the next holder.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import os
@@ -18,6 +19,7 @@ from types import TracebackType
 from zlib import crc32
 
 from ledger.errors import LedgerReadOnly, LedgerUnavailable
+from ledger.locks import OwnedLock
 
 PATIENCE_S = 30.0
 """How long a caller waits for a lock before the wait counts as a failure, in seconds."""
@@ -33,6 +35,9 @@ class Gate:
 
     Between threads it is a lock, between processes an exclusive ``flock``. One object serves one
     process: after a fork the child takes a file of its own.
+
+    An interrupt (Ctrl-C) may strike between any two calls. So what has been taken can be told at any
+    moment from the lock's owner and the descriptors, and :meth:`release` may be called once too often.
     """
 
     def __init__(self, path: Path, *, owner: os.stat_result | None = None) -> None:
@@ -42,8 +47,8 @@ class Gate:
         """
         self.path = path
         self._owner = owner
-        self._thread_lock = threading.Lock()
-        self._thread = 0
+        self._thread_lock = OwnedLock()
+        self._waiter: _Waiter | None = None
         self._fd = -1
         self._pid = 0
         self._last_note = (b"", b"")
@@ -54,7 +59,7 @@ class Gate:
         Raises: :class:`~ledger.errors.LedgerUnavailable` when it stays taken, naming the holder
         where the system tells; :class:`~ledger.errors.LedgerReadOnly` without permission.
         """
-        if not self._thread_lock.acquire(timeout=patience_s):
+        if self._thread_lock.is_mine() or not self._thread_lock.take(patience_s):
             raise LedgerUnavailable(
                 f"{self.path} is held by a transaction of this process for over {patience_s:g} s",
                 "end that transaction, then try again",
@@ -66,24 +71,39 @@ class Gate:
                 self._fd, self._pid = self._open(), os.getpid()
             if not self._take_at_once():
                 self._wait(patience_s)
-            self._thread = threading.get_ident()
         except OSError as error:
-            self._thread_lock.release()
+            self.release()
             raise LedgerUnavailable(
                 f"the gate {self.path} cannot be locked ({error.strerror})",
                 "put the ledger on a local disk",
             ) from error
         except BaseException:
-            self._thread_lock.release()
+            self.release()
             raise
 
     def release(self) -> None:
-        """Give the gate back; only by whoever holds it."""
-        self._thread = 0
+        """Give the gate back; nothing where this thread does not hold it."""
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-        finally:
-            self._thread_lock.release()
+            self._let_go()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        if not self._thread_lock.is_mine():
+            return
+        if self._waiter is not None:
+            self._waiter.abandon()
+            self._waiter = None
+        try:
+            if self._fd >= 0:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                # An interrupt on the way in may have left the place in the queue too.
+                _queue(self._fd, _LOCK_NOW, fcntl.F_UNLCK)
+        except OSError:
+            # It goes with the descriptor.
+            self.forget()
+        self._thread_lock.release()
 
     def __enter__(self) -> Gate:
         self.acquire()
@@ -96,6 +116,10 @@ class Gate:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+    def is_mine(self) -> bool:
+        """Whether this thread holds it."""
+        return self._thread_lock.is_mine()
 
     def read_note(self) -> bytes:
         """The last note, empty when there is none or a crash left half of one."""
@@ -137,9 +161,9 @@ class Gate:
 
     def pause(self, patience_s: float) -> bool:
         """Keep this process's threads out, for a fork; false when the gate stays in use."""
-        if self._thread == threading.get_ident():
+        if self._thread_lock.is_mine():
             return False
-        return self._thread_lock.acquire(timeout=patience_s)
+        return self._thread_lock.take(patience_s)
 
     def resume(self) -> None:
         """End a pause."""
@@ -147,13 +171,13 @@ class Gate:
 
     def after_fork_in_child(self) -> None:
         """Start anew in a child process, where no thread of the parent exists any more."""
-        self._thread_lock = threading.Lock()
-        self._thread = 0
+        self._thread_lock = OwnedLock()
+        self._waiter = None
         self.forget()
 
     def close(self) -> None:
         """Let go of the file. Safe to call twice."""
-        with self._thread_lock:
+        with self._thread_lock.lock:
             self.forget()
 
     def _open(self) -> int:
@@ -195,17 +219,19 @@ class Gate:
 
     def _wait(self, patience_s: float) -> None:
         """Block in the kernel's queue, in a thread of its own because ``flock`` has no timeout."""
-        waiter = _Waiter(self._open())
+        waiter = self._waiter = _Waiter(self._open())
         waiter.start()
-        if not waiter.granted(patience_s):
+        if not waiter.came(patience_s):
             holder = holders_of([self.path]) or "another program"
             raise LedgerUnavailable(
                 f"the ledger is being written by {holder}, and {self.path} stayed locked for"
                 f" {patience_s:g} s",
                 "end that program, or try again later",
             )
-        os.close(self._fd)
-        self._fd = waiter.fd
+        before = self._fd
+        # In one line without a call, where no interrupt strikes.
+        self._fd, self._waiter = waiter.fd, None
+        os.close(before)
 
 
 def _note_in(raw: bytes) -> bytes:
@@ -235,18 +261,27 @@ def _queue(fd: int, command: int | None, kind: int) -> None:
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-class _Waiter(threading.Thread):
-    """Waits for the lock on a descriptor; one that is no longer wanted lets go of it again."""
+class _Waiter:
+    """Waits for the lock on a descriptor; one that is no longer wanted lets go of it again.
+
+    Nothing of ``threading`` above its locks is used: an interrupt inside ``Event.wait`` or
+    ``Thread.start`` can leave a lock of theirs taken for ever.
+    """
 
     def __init__(self, fd: int) -> None:
-        super().__init__(name="leasebook-gate", daemon=True)
         self.fd = fd
-        self._arrived = threading.Event()
+        self._arrival = threading.Lock()
+        self._arrival.acquire()
         self._decision = threading.Lock()
+        self._arrived = False
         self._abandoned = False
         self._error: OSError | None = None
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """Begin to wait, in a thread that ends with the process."""
+        _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
         try:
             _queue(self.fd, _LOCK_WAIT, fcntl.F_WRLCK)
             fcntl.flock(self.fd, fcntl.LOCK_EX)
@@ -254,32 +289,26 @@ class _Waiter(threading.Thread):
         except OSError as error:
             self._error = error
         with self._decision:
+            self._arrived = True
             if self._abandoned:
                 os.close(self.fd)
-            else:
-                self._arrived.set()
+        self._arrival.release()
 
-    def granted(self, patience_s: float) -> bool:
-        """Whether the lock came in time."""
-        try:
-            self._arrived.wait(patience_s)
-        except BaseException:
-            # An interrupted wait (Ctrl-C) must not leave the lock with a thread nobody asks again.
-            if not self._give_up():
-                os.close(self.fd)
-            raise
-        if self._give_up():
+    def came(self, patience_s: float) -> bool:
+        """Whether the lock came in time. Raises OSError where it cannot be taken."""
+        if not self._arrival.acquire(timeout=patience_s):
             return False
         if self._error is not None:
-            os.close(self.fd)
             raise self._error
         return True
 
-    def _give_up(self) -> bool:
-        """Tell the thread that the lock is no longer wanted; false when it had already come."""
+    def abandon(self) -> None:
+        """The lock is no longer wanted: let go of it, now or when it comes. Safe to call twice."""
         with self._decision:
-            self._abandoned = not self._arrived.is_set()
-        return self._abandoned
+            self._abandoned = True
+            if self._arrived and self.fd >= 0:
+                fd, self.fd = self.fd, -1
+                os.close(fd)
 
 
 def holders_of(paths: Iterable[Path]) -> str:

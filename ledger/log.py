@@ -71,6 +71,14 @@ class Transaction(Protocol):
         """As :meth:`Log.rows_of_allocation`, inside the transaction."""
         ...
 
+    def rows_of_commands(self, keys: Iterable[tuple[str, str]]) -> list[Row]:
+        """The rows of many commands (tenant, id), without refusals, by position: a join, no loop."""
+        ...
+
+    def rows_of_allocations(self, allocations: Iterable[str]) -> list[Row]:
+        """The rows of many allocations, by position: a join, no loop."""
+        ...
+
     def erase_metadata(self, position: int) -> None:
         """Drop one row's metadata; allowed only right after its ``redacted`` event was appended."""
         ...
@@ -106,6 +114,13 @@ class Log(Protocol):
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Take the writers' gate, then the write lock; commit at the end, durably."""
+        ...
+
+    def abandon(self) -> None:
+        """Undo a transaction of this thread that an interrupt has left open; else nothing.
+
+        Ctrl-C may strike after the last line of a ``with`` and before its end is called.
+        """
         ...
 
     def head(self) -> Head:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 
@@ -11,6 +10,7 @@ import orjson
 from ledger.batches import refused_beside
 from ledger.errors import LedgerCorrupt, LedgerUnavailable
 from ledger.gate import PATIENCE_S
+from ledger.locks import OwnedLock
 from ledger.log import EMPTY, Head, Row
 
 
@@ -38,7 +38,7 @@ class MemoryLog:
         """A log that begins with ``rows`` (positions 1, 2, 3 …), empty by default."""
         self.gate = MemoryGate()
         self._patience_s = patience_s
-        self._lock = threading.Lock()
+        self._lock = OwnedLock()
         # Rows beyond ``_committed`` belong to the transaction that is open.
         self._rows: list[Row] = []
         self._committed = 0
@@ -69,6 +69,12 @@ class MemoryLog:
     def rows_of_allocation(self, allocation: str) -> list[Row]:
         """As :meth:`ledger.log.Log.rows_of_allocation`."""
         return self._rows_of_allocation(allocation, self._committed)
+
+    def abandon(self) -> None:
+        """As :meth:`ledger.log.Log.abandon`."""
+        if self._lock.is_mine():
+            self._drop_tail()
+            self._lock.release()
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -126,14 +132,14 @@ class MemoryLog:
 class _MemoryTransaction:
     """One open transaction on a :class:`MemoryLog`, and the context that commits it."""
 
-    def __init__(self, log: MemoryLog, lock: threading.Lock, patience_s: float) -> None:
+    def __init__(self, log: MemoryLog, lock: OwnedLock, patience_s: float) -> None:
         self._log = log
         self._lock = lock
         self._patience_s = patience_s
         self._erased: dict[int, Row] = {}
 
     def __enter__(self) -> _MemoryTransaction:
-        if not self._lock.acquire(timeout=self._patience_s):
+        if self._lock.is_mine() or not self._lock.take(self._patience_s):
             raise LedgerUnavailable(
                 f"another thread has kept the log in memory for over {self._patience_s:g} s",
                 "end that thread's transaction, then try again",
@@ -155,7 +161,8 @@ class _MemoryTransaction:
                 log._rows[position - 1] = row
             log._committed = len(log._rows)
         finally:
-            self._lock.release()
+            if self._lock.is_mine():
+                self._lock.release()
 
     def head(self) -> Head:
         """As :meth:`ledger.log.Transaction.head`."""
@@ -182,6 +189,15 @@ class _MemoryTransaction:
         """As :meth:`ledger.log.Transaction.rows_of_allocation`."""
         rows = self._log._rows_of_allocation(allocation, len(self._log._rows))
         return [self._erased.get(row.position, row) for row in rows]
+
+    def rows_of_commands(self, keys: Iterable[tuple[str, str]]) -> list[Row]:
+        """As :meth:`ledger.log.Transaction.rows_of_commands`."""
+        found = [row for key in set(keys) for row in self.rows_of_command(*key)]
+        return sorted(row for row in found if row.type != "refused")
+
+    def rows_of_allocations(self, allocations: Iterable[str]) -> list[Row]:
+        """As :meth:`ledger.log.Transaction.rows_of_allocations`."""
+        return sorted(row for one in set(allocations) for row in self.rows_of_allocation(one))
 
     def erase_metadata(self, position: int) -> None:
         """As :meth:`ledger.log.Transaction.erase_metadata`."""

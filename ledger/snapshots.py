@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -15,11 +16,21 @@ from typing import Any
 
 from ledger.book import Book
 from ledger.fields import FIELDS, load
+from ledger.forks import no_fork
 from ledger.log import Head
 from ledger.sqlite_driver import sqlite3
 
-KEPT = 64
-"""How many snapshots are kept: the newest, and thinned-out older ones for time travel."""
+KEPT = 512
+"""How many snapshots are kept: the newest, and older ones spread evenly, for time travel."""
+
+DENSE = 16
+"""How many of the newest are kept however close to each other they are, at most half of all."""
+
+PACKED_FROM_BYTES = 64 * 1024
+"""Books from this size on are compressed: a millisecond of it saves more in writing them."""
+
+UNPACKED_BYTES_MAX = 1 << 30
+"""What a compressed book may come to: a file that may be garbled must not fill the memory."""
 
 PATIENCE_S = 0.1
 """How long saving waits for whoever writes views at that moment: callers wait for it too."""
@@ -67,57 +78,80 @@ class Snapshots:
         """
         # Whatever is wrong with a file that may be deleted at any time: the log is folded instead.
         with contextlib.suppress(Exception):
-            connection = self._connect(create=False)
-            if connection is None:
-                return None
-            with contextlib.closing(connection):
-                kept = connection.execute(
-                    "SELECT position, hash FROM snapshots WHERE position <= ? AND fields = ?"
-                    " ORDER BY position DESC",
-                    (2**62 if upto is None else upto, FIELDS),
-                ).fetchall()
-                for position, hash_ in kept:
-                    head = known(position)
-                    if head is None or head.hash != hash_:
-                        continue
-                    book = self._load(connection, position, proof)
-                    if book is not None:
-                        return book
+            kept = self._select(
+                "SELECT position, hash FROM snapshots WHERE position <= ? AND fields = ?"
+                " ORDER BY position DESC",
+                (2**62 if upto is None else upto, FIELDS),
+            )
+            for position, hash_ in kept:
+                head = known(position)
+                if head is None or head.hash != hash_:
+                    continue
+                book = self._load(position, proof)
+                if book is not None:
+                    return book
         return None
 
-    @staticmethod
-    def _load(
-        connection: Any, position: int, proof: Callable[[int], str | None] | None
-    ) -> Book | None:
-        ((data,),) = connection.execute(
-            "SELECT book FROM snapshots WHERE position = ?", (position,)
-        )
+    def _select(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        # The log is asked in between, so each query has a connection of its own (see no_fork).
+        with no_fork():
+            connection = self._connect(create=False)
+            if connection is None:
+                return []
+            with contextlib.closing(connection):
+                return list(connection.execute(sql, parameters).fetchall())
+
+    def _load(self, position: int, proof: Callable[[int], str | None] | None) -> Book | None:
+        ((kept,),) = self._select("SELECT book FROM snapshots WHERE position = ?", (position,))
+        data = _unpacked(kept)
+        if data is None:
+            return None
         if proof is not None and proof(position) != sha256(data).hexdigest():
             return None
         return load(data)
 
     def save(self, head: Head, data: bytes) -> None:
         """Keep a book that :func:`ledger.fields.dump` wrote at ``head``."""
-        with contextlib.suppress(sqlite3.Error, OSError):
+        with contextlib.suppress(sqlite3.Error, OSError), no_fork():
             connection = self._connect(create=True)
             with contextlib.closing(connection):
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute(
                     "INSERT OR REPLACE INTO snapshots (position, hash, fields, recorded_at, book)"
                     " VALUES (?, ?, ?, ?, ?)",
-                    (head.position, head.hash, FIELDS, head.recorded_at, data),
+                    (head.position, head.hash, FIELDS, head.recorded_at, _packed(data)),
                 )
                 _thin_out(connection)
                 connection.execute("COMMIT")
 
 
+def _packed(data: bytes) -> bytes:
+    """A book as it lies in the file. A JSON document and a zlib stream differ in their first byte."""
+    return data if len(data) < PACKED_FROM_BYTES else zlib.compress(data, 1)
+
+
+def _unpacked(kept: bytes) -> bytes | None:
+    """The book that :func:`_packed` made a row of; None for anything else."""
+    if kept[:1] == b"{":
+        return kept
+    stream = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):
+        data = stream.decompress(kept, UNPACKED_BYTES_MAX)
+        return data if stream.eof else None
+    return None
+
+
 def _thin_out(connection: Any) -> None:
-    """Keep the newest half as they are and every other one of the rest, once there are too many."""
+    """Delete down to :data:`KEPT`, each time the one whose neighbours are closest to each other.
+
+    So what is left is spread evenly over the log. The oldest stays, and the newest few.
+    """
     positions = [
         row[0] for row in connection.execute("SELECT position FROM snapshots ORDER BY position")
     ]
-    if len(positions) > KEPT:
-        doomed = positions[1 : KEPT // 2 : 2]
-        connection.executemany(
-            "DELETE FROM snapshots WHERE position = ?", [(position,) for position in doomed]
+    dense = min(DENSE, KEPT // 2)
+    while len(positions) > KEPT:
+        _, doomed = min(
+            (positions[i + 1] - positions[i - 1], i) for i in range(1, len(positions) - dense)
         )
+        connection.execute("DELETE FROM snapshots WHERE position = ?", (positions.pop(doomed),))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ledger.errors import LeasebookError, LedgerUnavailable
+from ledger.forks import no_fork
 from ledger.gate import Gate, holders_of
 from ledger.sqlite_driver import DRIVER_ERRORS, connect, sqlite3, translate, translated
 from ledger.sqlite_file import beside, choose_journal, needs_immutable
@@ -71,18 +72,19 @@ class Connections:
         self.require_usable()
         self.require_in_place()
         immutable = needs_immutable(self.path)
-        with translated(self.path):
-            source = connect(
-                self.path, read_only=True, immutable=immutable, patience_s=self.patience_s
-            )
-        try:
-            source.backup(target)
-        except sqlite3.OperationalError:
-            raise
-        except DRIVER_ERRORS as error:
-            raise self.translate(error) from error
-        finally:
-            source.close()
+        with no_fork():
+            with translated(self.path):
+                source = connect(
+                    self.path, read_only=True, immutable=immutable, patience_s=self.patience_s
+                )
+            try:
+                source.backup(target)
+            except sqlite3.OperationalError:
+                raise
+            except DRIVER_ERRORS as error:
+                raise self.translate(error) from error
+            finally:
+                source.close()
 
     def writer(self) -> sqlite3.Connection:
         """The writing connection; only inside the gate.

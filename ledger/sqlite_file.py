@@ -9,6 +9,7 @@ from pathlib import Path
 from ledger import sqlite_schema
 from ledger.errors import LedgerCorrupt, LedgerReadOnly, LedgerUnavailable, NotALedger
 from ledger.filesystem import require_local
+from ledger.forks import no_fork
 from ledger.gate import Gate
 from ledger.sqlite_driver import SQLITE_VERSION, connect, sqlite3, translated, wal_reset_bug
 
@@ -162,7 +163,7 @@ def _create_in_gate(path: Path, patience_s: float) -> None:
         os.fchmod(fd, 0o600)
     finally:
         os.close(fd)
-    with translated(path):
+    with no_fork(), translated(path):
         connection = connect(path, patience_s=patience_s)
         try:
             # The first transaction goes into the file itself, not into a write-ahead log, so that

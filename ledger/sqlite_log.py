@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import orjson
+
 from ledger.batches import refused_beside
 from ledger.errors import LedgerCorrupt, LedgerReadOnly, LedgerUnavailable
 from ledger.gate import PATIENCE_S, Gate
@@ -52,6 +54,17 @@ _REFUSED_BESIDE = (
     " AND type = 'refused' AND recorded_at = ? ORDER BY position"
 )
 _BY_ALLOCATION = f"SELECT {_NAMES} FROM events WHERE allocation = ? ORDER BY position"
+# The join is crossed so that the keys come first and the index answers each of them.
+_COLUMNS_OF_E = ", ".join(f"e.{name}" for name in COLUMNS)
+_BY_COMMANDS = (
+    f"SELECT {_COLUMNS_OF_E} FROM json_each(?) AS k CROSS JOIN events AS e"
+    " ON e.tenant = k.value AND e.command_id = k.key"
+    " AND e.command_id IS NOT NULL AND e.type <> 'refused'"
+)
+_BY_ALLOCATIONS = (
+    f"SELECT {_COLUMNS_OF_E} FROM json_each(?) AS k CROSS JOIN events AS e"
+    " ON e.allocation = k.value AND e.allocation IS NOT NULL"
+)
 _ERASE = "UPDATE events SET metadata = NULL WHERE position = ?"
 
 
@@ -120,13 +133,17 @@ class SqliteLog:
         """As :meth:`ledger.log.Log.transaction`."""
         return self._transaction
 
+    def abandon(self) -> None:
+        """As :meth:`ledger.log.Log.abandon`."""
+        self._transaction.abandon()
+
     def head(self) -> Head:
         """As :meth:`ledger.log.Log.head`."""
         return _head(self._files.select(_HEAD))
 
     def read(self, after: int = 0, upto: int | None = None) -> Iterator[Row]:
         """As :meth:`ledger.log.Log.read`."""
-        last = _LAST_POSITION if upto is None else upto
+        last = _LAST_POSITION if upto is None else min(upto, _LAST_POSITION)
         while after < last:
             rows = self._files.select(_PAGE, (after + 1, last))
             yield from map(Row._make, rows)
@@ -257,8 +274,18 @@ class _SqliteTransaction:
         except DRIVER_ERRORS as failure:
             self._roll_back()
             raise log._files.translate(failure) from failure
+        except BaseException:
+            # Interrupted before the commit or after it: what is still open goes back.
+            self._roll_back()
+            raise
         finally:
             log.gate.release()
+
+    def abandon(self) -> None:
+        """As :meth:`ledger.log.Log.abandon`."""
+        if self._log.gate.is_mine():
+            self._roll_back()
+            self._log.gate.release()
 
     def head(self) -> Head:
         """As :meth:`ledger.log.Transaction.head`."""
@@ -293,6 +320,26 @@ class _SqliteTransaction:
     def rows_of_allocation(self, allocation: str) -> list[Row]:
         """As :meth:`ledger.log.Transaction.rows_of_allocation`."""
         return list(map(Row._make, self._select(_BY_ALLOCATION, (allocation,))))
+
+    def rows_of_commands(self, keys: Iterable[tuple[str, str]]) -> list[Row]:
+        """As :meth:`ledger.log.Transaction.rows_of_commands`."""
+        rows: list[Row] = []
+        left = set(keys)
+        while left:
+            # An object of id and tenant is what SQLite takes apart fastest; ids are mostly unique.
+            some = {id_: tenant for tenant, id_ in left}
+            rows += self._joined(_BY_COMMANDS, some)
+            left = left.difference((tenant, id_) for id_, tenant in some.items())
+        return sorted(rows)
+
+    def rows_of_allocations(self, allocations: Iterable[str]) -> list[Row]:
+        """As :meth:`ledger.log.Transaction.rows_of_allocations`."""
+        return self._joined(_BY_ALLOCATIONS, list(set(allocations)))
+
+    def _joined(self, sql: str, keys: list[str] | dict[str, str]) -> list[Row]:
+        if not keys:
+            return []
+        return sorted(map(Row._make, self._select(sql, (orjson.dumps(keys).decode(),))))
 
     def erase_metadata(self, position: int) -> None:
         """As :meth:`ledger.log.Transaction.erase_metadata`."""

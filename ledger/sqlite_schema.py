@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 
+from ledger.forks import no_fork
 from ledger.log import COLUMNS
 from ledger.sqlite_driver import sqlite3
 
@@ -131,7 +132,7 @@ def faults(found: Iterable[tuple[str, str, str]]) -> list[str]:
     What others have added is let be, except triggers: those could change what is written.
     """
     present = {(kind, name): sql for kind, name, sql in found}
-    with closing(sqlite3.connect(":memory:")) as connection:
+    with no_fork(), closing(sqlite3.connect(":memory:")) as connection:
         for statement in STATEMENTS:
             connection.execute(statement)
         wanted = {(kind, name): sql for kind, name, sql in connection.execute(DESCRIBE)}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ledger import sqlite_schema
 from ledger.backup import copy_checked
 from ledger.errors import LedgerCorrupt, LedgerReadOnly, LedgerUnavailable
+from ledger.forks import no_fork
 from ledger.gate import PATIENCE_S
 from ledger.sqlite_driver import connect, translated
 from ledger.sqlite_file import beside, choose_journal, why_unwritable
@@ -87,7 +88,7 @@ def upgrade(path: str | os.PathLike[str], *, patience_s: float = PATIENCE_S) -> 
 def _migrate(path: Path, patience_s: float) -> None:
     from sqlite_utils import Database
 
-    with translated(path):
+    with no_fork(), translated(path):
         connection = connect(path, patience_s=patience_s)
         try:
             connection.execute("PRAGMA synchronous = FULL")

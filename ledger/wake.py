@@ -6,6 +6,7 @@ costs a waiter no more than its own next look, so nothing here is ever an error.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import threading
@@ -99,9 +100,8 @@ class Bell:
                 with _short(self.directory) as short:
                     receiver.bind(f"{short}/{name}")
                 self._socket, self._path = receiver, self.directory / name
-                threading.Thread(
-                    target=self._run, args=(receiver, rung), name="leasebook-bell", daemon=True
-                ).start()
+                # An interrupt inside Thread.start would leave the new thread stuck for ever.
+                _thread.start_new_thread(self._run, (receiver, rung))
 
     def _run(self, receiver: socket.socket, rung: Callable[[], None]) -> None:
         while True:

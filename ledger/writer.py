@@ -250,6 +250,7 @@ class Writer:
                     # In here, so that no interrupt leaves the book with another one's hash.
                     self._hash, self._repeats = work.head.hash, work.repeats
                 except BaseException:
+                    self.log.abandon()
                     self._book = None
                     for ticket in tickets:
                         ticket.receipt = None

@@ -12,24 +12,19 @@ from typing import Any
 from ledger.advance import advance
 from ledger.amounts import format_amounts
 from ledger.book import Allocation
-from ledger.events import (
-    Adjusted,
-    Allocated,
-    Confirmed,
-    Ending,
-    Event,
-    Expired,
-    Queued,
-    Reclaimed,
-    Refused,
-    Released,
-    Renewed,
-    Reserved,
-    Transferred,
-    UsageRecorded,
-    Withdrawn,
-)
-from ledger.requests import Amounts, Placement
+from ledger.events import Event, Queued, Reclaimed, Refused
+from projections.sentences import sentence
+from projections.wording import amounts_text, lasting
+
+__all__ = [
+    "Step",
+    "Story",
+    "amounts_text",
+    "sentence",
+    "steps_of",
+    "story_of_allocation",
+    "story_of_refusal",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,113 +49,6 @@ class Story:
     steps: tuple[Step, ...]
     facts: dict[str, Any]
     allocation: Allocation | None = None
-
-
-def amounts_text(amounts: Amounts) -> str:
-    """``cpu=2 memory=4Gi``."""
-    return " ".join(f"{r}={text}" for r, text in format_amounts(amounts).items())
-
-
-def _seconds(ns: int) -> str:
-    seconds = ns / 1e9
-    return f"{seconds:.3g} s" if seconds < 999 else f"{seconds:.0f} s"
-
-
-def _where(placements: Sequence[Placement]) -> str:
-    parts = []
-    for p in placements:
-        cards = "".join(
-            f" {resource} {', '.join(shares)}" for resource, shares in (p.devices or {}).items()
-        )
-        parts.append(p.node + (f" ({cards.strip()})" if cards else ""))
-    return ", ".join(parts)
-
-
-def _evidence_text(evidence: dict[str, Any]) -> str:
-    if "pid" in evidence:
-        how = evidence.get("how", "seen")
-        return f"; process {evidence['pid']} on {evidence.get('host', '?')}: {how}"
-    return "".join(f"; {name}: {value}" for name, value in evidence.items())
-
-
-def sentence(event: Event) -> str:
-    """What one event says, in words."""
-    body = event.body
-    match body:
-        case Queued() if event.allocation != f"A{event.position}":
-            if event.cause is not None:
-                return "somebody else waits for it now: its place stays when whoever asked ends"
-            if not body.shortfall:
-                return "no node is kept for it any more"
-            return f"from here on {', '.join(sorted(body.shortfall))} is kept for it"
-        case Queued():
-            kept = _seconds(body.until - event.at)
-            return (
-                f"{event.holder} asked for {amounts_text(body.request.amounts)} of {event.pool} and"
-                f" waits, for {kept} at most ({body.reason})"
-            )
-        case Allocated():
-            waited = (
-                ""
-                if body.queued_at is None
-                else (f" after waiting {_seconds(event.at - body.queued_at)}")
-            )
-            bound = _bound(body, event)
-            return (
-                f"{event.holder} got {amounts_text(body.amounts)} of {event.pool} on"
-                f" {_where(body.placements)}{waited}{bound}"
-            )
-        case Reserved():
-            return (
-                f"{amounts_text(body.amounts)} of {event.pool} were reserved for {event.holder} on"
-                f" {_where(body.placements)}, for {_seconds(body.until - event.at)}"
-            )
-        case Confirmed():
-            return f"{event.holder} confirmed the reservation"
-        case Adjusted():
-            return f"it went from {amounts_text(body.previous)} to {amounts_text(body.amounts)}"
-        case Renewed():
-            return f"{event.holder} renewed the lease"
-        case Ending():
-            return f"{body.by} asked it to end: {body.cause}" + _because(body.reason)
-        case Released():
-            return f"{body.by} released it"
-        case Expired():
-            what = "its maximum age" if body.why == "max_age" else "its lease"
-            return f"{what} ended without renewal"
-        case Reclaimed():
-            return (
-                f"{body.by} took it back: {body.cause}"
-                + _because(body.reason)
-                + _evidence_text(body.evidence)
-                + ("" if body.enforced else "; its holder could not be stopped")
-            )
-        case Withdrawn():
-            return f"it left the queue: {body.cause}" + _because(body.reason)
-        case Transferred():
-            return f"{body.from_holder} handed it to {event.holder}"
-        case UsageRecorded():
-            return f"use was measured over {_seconds(body.until - body.since)}" + _peak(body.peak)
-        case Refused():
-            repeats = f" ({body.repeats} more times)" if body.repeats else ""
-            return f"{body.verb} was refused: {body.reason}; {body.message}{repeats}"
-        case _:
-            return event.type.replace("_", " ")
-
-
-def _bound(body: Allocated, event: Event) -> str:
-    if body.lease_until is not None:
-        return f", for {_seconds(body.lease_until - event.at)} unless renewed"
-    process = body.request.process
-    return "" if process is None else f", as long as process {process.pid} lives"
-
-
-def _because(reason: str) -> str:
-    return f" ({reason})" if reason else ""
-
-
-def _peak(peak: Amounts) -> str:
-    return f": at most {amounts_text(peak)}" if peak else ""
 
 
 def steps_of(events: Iterable[Event]) -> tuple[Step, ...]:
@@ -190,7 +78,7 @@ def _answer(allocation: Allocation, events: Sequence[Event], now: int) -> str:
     due = allocation.due
     if due is not None and due <= now and allocation.state in ("active", "waiting", "reserved"):
         what = "lease" if allocation.state == "active" else "time"
-        return f"{name} ended: its {what} was over {_seconds(now - due)} ago"
+        return f"{name} ended: its {what} was over {lasting(now - due)} ago"
     if allocation.state == "ended":
         ending = next(
             (

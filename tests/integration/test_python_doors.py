@@ -27,7 +27,7 @@ def test_an_awaited_ledger_is_entered_directly_or_awaited_first(tmp_path: Path) 
     assert asyncio.run(open_first(asyncio.run(enter()))) == "h"
 
 
-@pytest.mark.parametrize("state", ["ended", "bogus", 5])
+@pytest.mark.parametrize("state", ["ended", "bogus"])
 def test_a_list_by_a_state_that_nothing_held_can_have_is_refused(
     tmp_path: Path, state: str
 ) -> None:
@@ -39,9 +39,9 @@ def test_a_list_by_a_state_that_nothing_held_can_have_is_refused(
         assert told.value.hint.startswith("choose one of waiting, reserved, active, ending")
 
 
-def test_a_long_wait_is_told_in_digits(tmp_path: Path) -> None:
+def test_a_long_wait_is_told_in_hours(tmp_path: Path) -> None:
     with leasebook.open(tmp_path / "ledger.db") as book:
         book.open_pool("box", capacity={"cpu": 1})
         book.allocate({"cpu": 1}, pool="box", holder="h")
         waits = book.allocate({"cpu": 1}, pool="box", holder="w", wait="24h", block=False)
-        assert "for 86400 s at most" in book.story(waits.id).steps[0].text
+        assert "for 24 h at most" in book.story(waits.id).steps[0].text

@@ -324,8 +324,6 @@ manager.close()
 """
 
 
-# Seen to hang on a busy machine, and not explained yet: until it is, only soaks run it.
-@pytest.mark.soak
 @pytest.mark.parametrize("options", ["{}", "{'command_id': 'mine'}"])
 def test_an_interrupted_wait_gives_its_place_up_unless_its_id_can_be_asked_again(
     path: Path, manager: ResourceManager, options: str
