@@ -8,7 +8,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import callers, cli, decisions, folding, history, processes, queueing
+from benchmarks import (
+    callers,
+    cli,
+    decisions,
+    folding,
+    history,
+    importing,
+    processes,
+    projections,
+    queueing,
+    simulating,
+    travel,
+)
 from benchmarks.bench import Bench
 from benchmarks.table import Result, as_page, as_text
 
@@ -18,11 +30,15 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Result]]] = {
     "concurrent": callers.concurrent,
     "processes": processes.fairness,
     "history": history.history,
+    "travel": travel.travel,
     "fold": folding.fold,
     "verify": folding.verify,
     "cli": cli.command_line,
     "queue": queueing.queue,
     "decisions": decisions.decisions,
+    "simulating": simulating.simulating,
+    "importing": importing.importing,
+    "projections": projections.projections,
 }
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from leasebook.calls import Call, Calls, new_command_id
+from leasebook.kinds import checked, checks
 from leasebook.manager import RENEWALS_PER_TTL, TRIES_PER_RENEWAL, Ledger
 from leasebook.mapping import duration_in
 from leasebook.probing import due_for, take_look
@@ -39,7 +40,10 @@ T = TypeVar("T")
 def _call(
     build: Callable[Concatenate[Calls, P], Call[T]],
 ) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
+    check = checks(build)
+
     async def method(self: AsyncResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        check(args, kwargs)
         call = build(self._calls, *args, **kwargs)
         asked = due_for(self.ledger.writer, call.command)
         if asked:
@@ -54,8 +58,10 @@ def _call_on_one(
     build: Callable[Concatenate[Calls, P], Call[T]],
 ) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
     """For what looks something up in the ledger before it can be asked: not in the event loop."""
+    check = checks(build)
 
     async def method(self: AsyncResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        check(args, kwargs)
         call = await asyncio.to_thread(build, self._calls, *args, **kwargs)
         return call.convert(await self.ledger.writer.execute_async(call.command))
 
@@ -66,7 +72,10 @@ def _call_on_one(
 def _ask(
     question: Callable[Concatenate[Questions, P], T],
 ) -> Callable[Concatenate[AsyncResourceManager, P], Awaitable[T]]:
+    check = checks(question)
+
     async def method(self: AsyncResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        check(args, kwargs)
         return await asyncio.to_thread(question, self._questions, *args, **kwargs)
 
     update_wrapper(method, question)
@@ -122,6 +131,8 @@ class AsyncResourceManager:
     verify = _ask(Questions.verify)
     redact = _ask(Questions.redact)
     report = _ask(Questions.report)
+    at = _ask(Questions.at)
+    diff = _ask(Questions.diff)
     snapshot = _ask(Questions.snapshot)
 
     async def allocate(
@@ -175,6 +186,7 @@ class AsyncResourceManager:
                     await leave(handle.id, holder=handle.holder, tenant=handle.tenant)
                     return
 
+    @checked
     async def allocate_memory(self, request: MemoryRequest) -> AllocationHandle:
         """Memory and nothing else."""
         return await self.allocate(

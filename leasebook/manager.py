@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from leasebook.calls import Call, Calls, new_command_id
+from leasebook.kinds import checked, checks
 from leasebook.probing import look_before
 from leasebook.questions import Questions
 from leasebook.settings import ledger_path, which_ledger
@@ -34,6 +35,7 @@ from leasebook.waiting import Waiter, no_longer_waiting, timeout_in
 from ledger.clock import Reading
 from ledger.errors import InvalidInput, LeasebookError, Refused
 from ledger.log import Log
+from ledger.receipts import Receipt
 from ledger.snapshots import Snapshots
 from ledger.wake import Bell
 from ledger.writer import Writer, begin
@@ -104,7 +106,10 @@ class Ledger:
 def _call(
     build: Callable[Concatenate[Calls, P], Call[T]],
 ) -> Callable[Concatenate[ResourceManager, P], T]:
+    check = checks(build)
+
     def method(self: ResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        check(args, kwargs)
         call = build(self._calls, *args, **kwargs)
         look_before(self.ledger.writer, call.command)
         return call.convert(self.ledger.writer.execute(call.command))
@@ -116,7 +121,10 @@ def _call(
 def _ask(
     question: Callable[Concatenate[Questions, P], T],
 ) -> Callable[Concatenate[ResourceManager, P], T]:
+    check = checks(question)
+
     def method(self: ResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        check(args, kwargs)
         return question(self._questions, *args, **kwargs)
 
     update_wrapper(method, question)
@@ -171,6 +179,8 @@ class ResourceManager:
     verify = _ask(Questions.verify)
     redact = _ask(Questions.redact)
     report = _ask(Questions.report)
+    at = _ask(Questions.at)
+    diff = _ask(Questions.diff)
     snapshot = _ask(Questions.snapshot)
 
     def allocate(
@@ -221,6 +231,7 @@ class ResourceManager:
                 leave(handle.id, holder=handle.holder, tenant=handle.tenant)
                 return
 
+    @checked
     def allocate_memory(self, request: MemoryRequest) -> AllocationHandle:
         """Memory and nothing else. Raises as :meth:`allocate`."""
         return self.allocate(
@@ -275,6 +286,7 @@ class ResourceManager:
                 # The disk may be back before the lease is over: tried again sooner, and so in time.
                 soon_s = pause_s / TRIES_PER_RENEWAL
 
+    @checked
     def monitor(self, filters: MonitoringFilters | None = None) -> Iterator[MetricsSnapshot]:
         """The fleet's state now and every ``interval_s`` from then on, without end."""
         filters = filters or MonitoringFilters()
@@ -282,7 +294,8 @@ class ResourceManager:
             yield self._questions.snapshot(filters)
             time.sleep(filters.interval_s)
 
-    def result_of(self, receipt: Any) -> AllocationResult:
+    @checked
+    def result_of(self, receipt: Receipt) -> AllocationResult:
         """The result that a receipt stands for."""
         return result_from(self, receipt)
 

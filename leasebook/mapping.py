@@ -25,6 +25,7 @@ from ledger.commands import Allocate
 from ledger.errors import InvalidInput
 from ledger.events import Event, Refused
 from ledger.identity import ProcessIdentity
+from ledger.log import Row
 from ledger.nodes import Node
 from ledger.receipts import Receipt
 from ledger.requests import DEFAULT_PRIORITY, NodeSpec, Placement, Request
@@ -252,6 +253,26 @@ def event_out(event: Event) -> Json:
         "command_id": None if event.cause is None else event.cause.command_id,
         "data": encode_body(event.body),
         "metadata": event.metadata,
+    }
+
+
+def row_out(row: Row) -> Json:
+    """One event of the log as it is stored, where this program does not know its type."""
+    from ledger.canonical import loads
+
+    return {
+        "position": row.position,
+        "at": rfc3339(row.at),
+        "recorded_at": rfc3339(row.recorded_at),
+        "type": row.type,
+        "tenant": row.tenant,
+        "pool": row.pool,
+        "allocation": row.allocation,
+        "holder": row.holder,
+        "task": row.task,
+        "command_id": row.command_id,
+        "data": loads(row.data),
+        "metadata": None if row.metadata is None else loads(row.metadata),
     }
 
 

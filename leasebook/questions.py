@@ -14,14 +14,19 @@ from leasebook.when import rfc3339
 from ledger.book import Book
 from ledger.codec import from_row
 from ledger.commands import Redact
-from ledger.errors import InvalidInput, Reason, Refused
+from ledger.errors import InvalidInput, LedgerUnavailable, Reason, Refused
 from ledger.events import Event
+from ledger.log import Row
 from ledger.receipts import Receipt, why_not_granted
 from ledger.writer import Writer
 from projections.stories import Story, story_of_allocation, story_of_refusal
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from leasebook.manager import ResourceManager
+    from leasebook.moments import Moments, When
+    from reports.utilization import Utilization
 
 
 LIVE_STATES = ("waiting", "reserved", "active", "ending")
@@ -195,26 +200,42 @@ class Questions:
     ) -> Iterator[Event]:
         """The log's events after a position, oldest first; each filter narrows it.
 
-        ``since`` and ``until`` bound ``at`` (ns UTC).
+        ``since`` and ``until`` bound ``at`` (ns UTC). Raises LedgerReadOnly at an event of a type that
+        only a newer program knows.
         """
+        wanted = {"type": type, "pool": pool, "holder": holder, "task": task, "tenant": tenant}
+        rows = self.rows(after=after, upto=upto, since=since, until=until, limit=limit, **wanted)
+        return map(from_row, rows)
+
+    def rows(
+        self,
+        *,
+        after: int = 0,
+        upto: int | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        limit: int | None = None,
+        **wanted: str | None,
+    ) -> Iterator[Row]:
+        """As :meth:`events`, as they are stored: also those that this program does not know.
+
+        ``wanted`` are columns and their values; None is any.
+        """
+        columns = [(name, value) for name, value in wanted.items() if value is not None]
         count = 0
         for row in self._writer.log.read(after, upto):
             if (
-                (type is not None and row.type != type)
-                or (pool is not None and row.pool != pool)
-                or (holder is not None and row.holder != holder)
-                or (task is not None and row.task != task)
-                or (tenant is not None and row.tenant != tenant)
-                or (since is not None and row.at < since)
+                (since is not None and row.at < since)
                 or (until is not None and row.at >= until)
+                or any(getattr(row, name) != value for name, value in columns)
             ):
                 continue
             if limit is not None and count >= limit:
                 return
             count += 1
-            yield from_row(row)
+            yield row
 
-    def verify(self, notes: tuple[Any, ...] = ()) -> Any:
+    def verify(self, notes: tuple[tuple[int, bytes], ...] = ()) -> Any:
         """Prove that the log is whole; ``notes`` are checkpoints kept elsewhere.
 
         Returns a :class:`ledger.verify.VerifyResult`.
@@ -248,6 +269,47 @@ class Questions:
         )
         return self._writer.execute(command)
 
+    def moments(self) -> Moments:
+        """The ledger's past, to be asked for the state at a moment."""
+        from leasebook.moments import Moments
+        from projections.past import Past
+        from projections.travel import Travel, observed_pools
+        from projections.travel_history import History, TabledHistory
+
+        writer = self._writer
+        position = writer.log.head().position
+        now, observed = writer.read(lambda book, now: (now, observed_pools(book)))
+        views = None if writer.snapshots is None else writer.snapshots.path
+        history = History(writer.log) if views is None else TabledHistory(writer.log, views)
+        past = Past(writer.log, writer.snapshots)
+        travel = Travel(past, now=now, history=history, observed=(position, observed))
+        return Moments(travel, now)
+
+    def at(
+        self,
+        when: When | datetime,
+        *,
+        as_known_at: When | datetime | None = None,
+        pool: str | None = None,
+    ) -> dict[str, Any]:
+        """The whole fleet at a moment: ``{"position", "time", "pools", "allocations", "queue"}``.
+
+        ``when`` is a time (``"06:49"``, ``"2026-11-22T06:49:00Z"``, ``"30m-ago"``, a datetime) or a
+        position (an int, ``"#1234"``). What has been found out since counts, unless ``as_known_at``
+        bounds what may be known; ``corrections`` lists it in either case. Raises InvalidInput for a
+        moment before the first event or in the future, Refused (``no_such_pool``).
+        """
+        return self.moments().at(when, as_known_at=as_known_at, pool=pool)
+
+    def diff(
+        self, first: When | datetime, second: When | datetime, *, pool: str | None = None
+    ) -> dict[str, Any]:
+        """What differs between two moments: allocations, pools and nodes, the queue.
+
+        Raises InvalidInput as :meth:`at`, and where the second moment is the earlier one.
+        """
+        return self.moments().diff(first, second, pool=pool)
+
     def now_and_position(self) -> tuple[int, int]:
         """Ledger time (ns UTC) and the last position."""
         return self._writer.read(lambda book, now: (now, book.position))
@@ -256,18 +318,26 @@ class Questions:
         self,
         name: str,
         *,
-        by: str | None = None,
+        by: str | Seq[str] | None = None,
         since: int | None = None,
         until: int | None = None,
     ) -> Seq[dict[str, Any]]:
-        """The rows of a report: ``efficiency`` (by task) or ``compare`` (by strategy).
+        """The rows of a report: ``efficiency`` (by task), ``compare`` (by strategy), ``utilization``
+        (by ``("day", "pool")``, or any of day, hour, pool, node, tenant, holder, task and so on).
 
-        ``since`` and ``until`` bound the events (ns UTC). Raises InvalidInput for another name.
+        ``since`` and ``until`` bound the events, or the time that is looked at (ns UTC). Raises
+        InvalidInput for another name or another ``by``, LedgerUnavailable where projections stand
+        still.
         """
         from reports.compare import compare
         from reports.efficiency import efficiency_by
 
         now, _ = self.now_and_position()
+        if name == "utilization":
+            keys = ("day", "pool") if by is None else (by,) if isinstance(by, str) else by
+            return self.utilization(keys, since=since, until=until)[1].rows
+        if not (by is None or isinstance(by, str)):
+            raise InvalidInput(f"{name[:40]} goes by one thing at a time", "give one name")
         events = self.events(since=since, until=until)
         try:
             if name == "efficiency":
@@ -276,7 +346,37 @@ class Questions:
                 return compare(events, by or "strategy", now=now)
         except ValueError as error:
             raise InvalidInput(str(error)) from None
-        raise InvalidInput(f"there is no report {name[:40]!r}", "there are efficiency and compare")
+        raise InvalidInput(
+            f"there is no report {name[:40]!r}", "there are efficiency, compare and utilization"
+        )
+
+    def utilization(
+        self, by: Seq[str], *, since: int | None = None, until: int | None = None
+    ) -> tuple[int, Utilization]:
+        """(position, report) of how much was held, from the projections caught up to now.
+
+        Raises InvalidInput for another ``by``, LedgerUnavailable where projections stand still.
+        """
+        from contextlib import closing
+
+        from projections.engine import Engine
+        from reports.utilization import NEEDS, utilization
+
+        snapshots = self._writer.snapshots
+        if snapshots is None:
+            raise InvalidInput("a ledger in memory has no projections", "open one in a file")
+        now, _ = self.now_and_position()
+        with Engine(self._writer.log, snapshots.path) as engine:
+            progress = engine.catch_up()
+            stopped = [name for name in NEEDS if name in progress.failed]
+            if stopped:
+                raise LedgerUnavailable(
+                    f"the projection {stopped[0]} has stopped, so there is no utilization to show",
+                    "see `leasebook projections status`",
+                )
+            with closing(engine.connect()) as views:
+                found = utilization(views, by, now=now, since=since, until=until)
+        return progress.position, found
 
     def snapshot(self, filters: MonitoringFilters | None = None) -> MetricsSnapshot:
         """The fleet at this moment."""

@@ -58,6 +58,11 @@ def _command(event: Event) -> str | None:
     return cause.command_id if cause.item is None else f"{cause.command_id}#{cause.item}"
 
 
+def _asked_at(event: Event, body: Allocated | Reserved) -> int:
+    """When a grant without a place in the queue was asked for: what is imported may have waited."""
+    return event.at if body.queued_at is None else body.queued_at
+
+
 def granted(first: Allocation | None, event: Event, body: Allocated | Reserved) -> Allocation:
     """The allocation as a grant makes it. Written out: this is the hottest path of a fold."""
     allocation_id = event.allocation
@@ -78,7 +83,7 @@ def granted(first: Allocation | None, event: Event, body: Allocated | Reserved) 
         event.task if first is None else first.task,
         event.pool,
         body.request,
-        event.at if first is None else first.requested_at,
+        _asked_at(event, body) if first is None else first.requested_at,
         body.amounts,
         body.placements,
         event.position,

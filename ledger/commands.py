@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from ledger.events import UsageRecorded
 from ledger.identity import ProcessIdentity
 from ledger.quick import dataclass
-from ledger.requests import Amounts, NodeSpec, Request
+from ledger.requests import Amounts, NodeSpec, Placement, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +210,10 @@ class Fact:
 
     ``key`` is its identity in its source, such as ``sacct:phillips:4711``: what is recorded under it
     is recorded once. Times are ns UTC, None where the source does not say. ``moves`` are placements
-    that it had from a time on. ``seen_until`` is when it was last known to hold. ``ended_by`` is as
-    an allocation's. ``usage`` is what it really used, if that was measured.
+    that it had from a time on. ``seen_until`` is when it was last known to hold; ``seen_from`` when
+    it was first known to, where the source does not say when it began. ``ended_by`` is as an
+    allocation's: ``withdrawn`` for what ended without ever having held. ``usage`` is what it really
+    used, if that was measured. Records that each say a part of it may come in any order.
     """
 
     key: str
@@ -224,6 +226,7 @@ class Fact:
     began_at: int | None = None
     ended_at: int | None = None
     ended_by: str = "released"
+    seen_from: int | None = None
     seen_until: int | None = None
     moves: tuple[tuple[int, tuple[Placement, ...]], ...] = ()
     usage: UsageRecorded | None = None
@@ -234,12 +237,17 @@ class Fact:
 class RecordFacts(Command):
     """Record what happened elsewhere in an observed pool. Each fact has one effect under its key.
 
-    Known facts change nothing; what is new about a known one is added to it.
+    The command itself needs no id. Known facts change nothing; what is new about a known one is
+    added to it. ``nodes`` are those that the pool is known to have had from ``nodes_at`` on: all of
+    them, if ``nodes_complete``.
     """
 
     VERB: ClassVar[str] = "import"
     pool: str
-    facts: tuple[Fact, ...]
+    facts: tuple[Fact, ...] = ()
+    nodes: tuple[NodeSpec, ...] = ()
+    nodes_at: int | None = None
+    nodes_complete: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -429,6 +437,7 @@ AnyCommand = (
     | FinishTask
     | SeeHolder
     | RecordUsage
+    | RecordFacts
     | OpenPool
     | ResizePool
     | ClosePool

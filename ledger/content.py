@@ -8,8 +8,9 @@ from typing import Any
 
 from ledger.canonical import canonical_json, checked_json
 from ledger.codec import encode_request
-from ledger.commands import Allocate, AllocateBatch, Command, Reclaim
+from ledger.commands import Allocate, AllocateBatch, Command, Fact, Reclaim
 from ledger.quick import encoder
+from ledger.requests import Placement
 
 _TABLES: dict[type, tuple[tuple[str, Any], ...]] = {}
 
@@ -80,3 +81,28 @@ def content_digest(command: Command) -> str:
             for seen in _OBSERVED:
                 content.pop(seen, None)
     return sha256(write([command.VERB, content])).hexdigest()[:32]
+
+
+def fact_digest(fact: Fact) -> str:
+    """128 bits, in hex, of the SHA-256 over all that a fact says and the record keeps."""
+    usage = fact.usage
+    content = (
+        fact.holder,
+        fact.task,
+        fact.request.amounts,
+        fact.request.ttl_ns,
+        _placed(fact.placements),
+        fact.requested_at,
+        fact.began_at,
+        fact.ended_at,
+        fact.ended_by,
+        fact.seen_from,
+        fact.seen_until,
+        [(at, _placed(placements)) for at, placements in fact.moves] if fact.moves else None,
+        None if usage is None else _plain(usage),
+    )
+    return sha256(checked_json(content)).hexdigest()[:32]
+
+
+def _placed(placements: tuple[Placement, ...]) -> list[Any]:
+    return [(one.node, one.amounts, one.devices) for one in placements]

@@ -32,10 +32,11 @@ from ledger.events import (
     UsageRecorded,
 )
 from ledger.fields import FIELDS, book_digest
-from ledger.rules import admission, leases, pools, tenure
+from ledger.rules import admission, facts, leases, pools, tenure
 from ledger.rules.access import find
 from ledger.rules.answers import Draft, No
 from ledger.rules.batching import decide_batch
+from ledger.rules.history import Outcome
 from ledger.rules.validity import (
     MAX_BATCH,
     check_amounts,
@@ -91,16 +92,32 @@ def decide(
         draft.add(Checkpointed(FIELDS, command.digest or book_digest(book)), tenant="")
     elif isinstance(command, c.AllocateBatch):
         return decide_batch(book, command, now)
+    elif isinstance(command, c.RecordFacts):
+        return decide_facts(book, command, now, {})[0]
     else:
         _decide_other(book, draft, command, ended)
     return tuple(draft.events)
+
+
+def decide_facts(
+    book: Book, command: c.RecordFacts, now: int, known: facts.Known
+) -> tuple[tuple[Event, ...], tuple[Outcome, ...]]:
+    """What facts add to what is known under their keys, and what became of each of them."""
+    draft = Draft(book, now)
+    outcomes = facts.record(book, draft, command, known)
+    if isinstance(outcomes, No):
+        _refuse(draft, command, None, outcomes, Cause(command.command_id or "import", ""))
+        outcomes = ()
+    return tuple(draft.events), outcomes
 
 
 def check(command: c.AnyCommand) -> None:
     """Raise InvalidInput for what can never be right."""
     if isinstance(command, _LEDGERS_OWN):
         return
-    check_name("command id", command.command_id)
+    if not isinstance(command, c.RecordFacts):
+        # It is its facts that bear ids.
+        check_name("command id", command.command_id)
     check_name("tenant", command.tenant)
     if isinstance(command, c.Allocate):
         check_name("pool", command.pool)
@@ -113,6 +130,9 @@ def check(command: c.AnyCommand) -> None:
         _check_metadata(command)
     elif isinstance(command, c.AllocateBatch):
         _check_batch(command)
+    elif isinstance(command, c.RecordFacts):
+        check_name("pool", command.pool)
+        facts.check_facts(command)
     else:
         _check_other(command)
 
@@ -156,6 +176,8 @@ def _check_other(command: c.AnyCommand) -> None:
             check_name(
                 {"by": "name", "to_holder": "holder", "to_task": "task"}.get(name, name), value
             )
+    if isinstance(command, c.OpenPool) and command.kind == "observed" and not command.nodes:
+        return  # Whose nodes are not known: it records all the same.
     if isinstance(command, c.OpenPool | c.ResizePool):
         check_nodes(command.nodes)
     elif isinstance(command, c.JoinNode):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 from ledger.advance import advance
 from ledger.book import Allocation
 from ledger.errors import Reason
 from ledger.events import Event, Refused
 from ledger.quick import dataclass
+from ledger.rules.history import Outcome
 from ledger.rules.prospects import Prospect
 
 Present = Callable[[str], Allocation | None]
@@ -21,6 +23,7 @@ class Receipt:
 
     ``outcome`` is ``granted``, ``waiting`` or ``refused`` for a request; for a batch it is what all of
     its items came to, or ``partial``;
+    for facts ``recorded``;
     the type of its event for every other command (``released``, ``renewed``, …), and ``unchanged``
     where all was so already. ``allocation`` is the present state, ``event`` the fact itself.
     ``positions`` are those of the command's own events. ``prospect`` is what can be told of a
@@ -90,6 +93,26 @@ def receipt_for(
     if not own:
         return Receipt("unchanged", replayed=replayed)
     return _single(own[0], present, replayed)
+
+
+def receipt_for_facts(own: Sequence[Event], outcomes: Sequence[Outcome]) -> Receipt:
+    """The receipt of recorded facts: ``recorded``, or ``unchanged``, and a result for each.
+
+    A result's outcome is the fact's (:class:`~ledger.rules.history.Outcome`), its message the state
+    of the fact's allocation, and its hint ``elsewhere`` where that is recorded in another pool.
+    """
+    return Receipt(
+        "recorded" if own else "unchanged",
+        tuple([event.position for event in own]),
+        results=tuple([_of_fact(outcome) for outcome in outcomes]),
+    )
+
+
+@cache
+def _of_fact(outcome: Outcome) -> Receipt:
+    return Receipt(
+        outcome.what, message=outcome.state, hint="elsewhere" if outcome.elsewhere else ""
+    )
 
 
 def _single(event: Event, present: Present, replayed: bool) -> Receipt:

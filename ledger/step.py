@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ledger.book import REFUSAL_WINDOW_NS, Allocation, Book
-from ledger.commands import Adjust, Allocate, AllocateBatch, AnyCommand, WriteDue
-from ledger.decide import check, decide
+from ledger.commands import Adjust, Allocate, AllocateBatch, AnyCommand, RecordFacts, WriteDue
+from ledger.decide import check, decide, decide_facts
 from ledger.events import Event, Refused
 from ledger.evolve import evolve, refusal_key
 from ledger.rules.answers import Draft
@@ -18,6 +18,8 @@ from ledger.rules.batching import batch_causes, decide_item
 from ledger.rules.claims import next_claim, next_late_claim
 from ledger.rules.cycles import alert_for
 from ledger.rules.duplicates import twin_of
+from ledger.rules.facts import Known
+from ledger.rules.history import Outcome
 from ledger.rules.leases import next_due
 from ledger.rules.waiting import next_move
 from ledger.spaces import Space
@@ -35,14 +37,15 @@ class Step:
     ``own`` are the command's direct effects, from which its receipt is made. A refusal that repeats
     one recorded within the last second stands in ``own`` under the first one's position, and in
     ``repeats``, but not in ``events``. ``answer`` is the live allocation that a duplicate request was
-    answered with.
+    answered with. ``outcomes`` are those of recorded facts, in order.
     """
 
-    __slots__ = ("answer", "events", "own", "repeats")
+    __slots__ = ("answer", "events", "outcomes", "own", "repeats")
 
     def __init__(self) -> None:
         self.answer: str | None = None
         self.events: list[Event] = []
+        self.outcomes: tuple[Outcome, ...] = ()
         self.own: tuple[Event, ...] = ()
         self.repeats: list[Event] = []
 
@@ -167,6 +170,24 @@ def _answered_with(book: Book, command: AnyCommand) -> str | None:
         return None
     twin = twin_of(book, pool, command)
     return None if twin is None else twin.id
+
+
+def record_facts(book: Book, command: RecordFacts, now: int, known: Known) -> Step:
+    """The step of :class:`~ledger.commands.RecordFacts`, given what is known under its keys.
+
+    Nothing is handed on by it: observed pools keep no accounts. Raises InvalidInput.
+    """
+    check(command)
+    step = Step()
+    events, step.outcomes = decide_facts(book, command, now, known)
+    if events and events[0].body.TYPE == "refused":
+        step.own = (_record(book, step, events[0], now),)
+        return step
+    for event in events:
+        evolve(book, event)
+    step.events = list(events)
+    step.own = events
+    return step
 
 
 def take_step(book: Book, command: AnyCommand, now: int, ended: Allocation | None = None) -> Step:

@@ -28,6 +28,7 @@ from ledger.commands import (
     OpenLedger,
     OpenPool,
     RaiseAlert,
+    RecordFacts,
     RecordUsage,
     Redact,
     ResizePool,
@@ -42,9 +43,10 @@ from ledger.evolve import evolve
 from ledger.fields import dump
 from ledger.group import Ticket
 from ledger.log import Head, NoteKeeper, Transaction
-from ledger.receipts import Receipt, fold_allocation, receipt_for
+from ledger.receipts import Receipt, fold_allocation, receipt_for, receipt_for_facts
+from ledger.rules.facts import Known, by_key, keys_of
 from ledger.rules.prospects import prospect
-from ledger.step import Step, is_due, settle_due, take_step
+from ledger.step import Step, is_due, record_facts, settle_due, take_step
 
 Repeats = dict[int, tuple[Event, int]]
 """Position of a refusal → its first repeat, and how many there were."""
@@ -221,6 +223,8 @@ class Work:
             ticket.error = error
 
     def _receipt(self, command: AnyCommand) -> Receipt:
+        if isinstance(command, RecordFacts):
+            return self._facts_receipt(command)
         batch = isinstance(command, AllocateBatch)
         key = ("" if type(command) in _LEDGER_WIDE else command.tenant, command.command_id)
         if command.command_id:
@@ -255,6 +259,41 @@ class Work:
             after = advance(after, event) or after
         live = self.book.allocations.get(before.id, after)
         return receipt_for(step.own, lambda _: live, batch=batch)
+
+    def _facts_receipt(self, command: RecordFacts) -> Receipt:
+        """Facts have keys of their own, so their command has no id that is looked up."""
+        step = record_facts(self.book, command, self._now, self._known_facts(command))
+        self.events += step.events
+        for repeat in step.repeats:
+            first_event, count = self.repeats.get(repeat.position, (repeat, 0))
+            self.repeats[repeat.position] = (first_event, count + 1)
+        if step.own and step.own[0].body.TYPE == "refused":
+            return receipt_for(step.own, self._present)
+        return receipt_for_facts(step.own, step.outcomes)
+
+    def _known_facts(self, command: RecordFacts) -> Known:
+        """All that is recorded under the keys of a command's facts, here and in the log."""
+        keys = keys_of(command)
+        first = self._transaction.rows_of_commands(keys)
+        allocations = {row.allocation for row in first if row.allocation is not None}
+        unwritten: list[Event] = []
+        if self.events:
+            allocations |= {
+                e.allocation
+                for e in self.events
+                if e.allocation is not None
+                and e.cause is not None
+                and (e.tenant, e.cause.command_id) in keys
+            }
+            unwritten = [
+                e
+                for e in self.events
+                if e.allocation in allocations
+                or (e.cause is not None and (e.tenant, e.cause.command_id) in keys)
+            ]
+        if not first and not unwritten:
+            return {}
+        return by_key(first, self._transaction.rows_of_allocations(allocations), unwritten)
 
     def _with_place(self, receipt: Receipt) -> Receipt:
         """The receipt, with the prospects of what waits."""

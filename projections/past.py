@@ -7,15 +7,20 @@ of an incident bundle, which begin in the middle and bring the book they go on f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Protocol
 
 from ledger.book import Book
 from ledger.codec import from_row
 from ledger.errors import InvalidInput
 from ledger.events import Checkpointed
+from ledger.fields import dump, load
 from ledger.fold import fold
 from ledger.log import Head, Row
 from ledger.snapshots import Snapshots
+
+FAR = 8_192
+"""Events between two snapshots from which on a fold leaves one on its way, for who comes after it."""
 
 
 class Readable(Protocol):
@@ -57,6 +62,18 @@ class Past:
         """The row at a position, or None."""
         return next(iter(self.log.read(position - 1, position)), None)
 
+    def recorded_at(self, position: int) -> int:
+        """When the event at a position was written (ns UTC); at 0, when the first one was.
+
+        Raises InvalidInput for a position that is not there.
+        """
+        if position == self.first and self._begins_with is not None:
+            return self._begins_with.recorded_at
+        row = self.row(max(position, 1))
+        if row is None:
+            raise _not_there(position, self.first, self.log.head().position)
+        return row.recorded_at
+
     def position_at(self, time_ns: int) -> int:
         """The last position that was written at or before a time (``recorded_at``, ns UTC).
 
@@ -82,17 +99,43 @@ class Past:
         """
         head = self.log.head().position
         if not self.first <= position <= head:
-            raise InvalidInput(
-                f"there is no position {position} here",
-                f"give one from {self.first} to {head}",
-            )
+            raise _not_there(position, self.first, head)
         book = None
         if self._snapshots is not None:
             book = self._snapshots.newest(self._known, position, proof=self._digest_after)
         if book is None:
-            book = Book() if self._begins_with is None else self._begins_with.fork()
-        fold(book, self.log.read(book.position, position))
+            # A fork keeps no account of what stands where, which what is due is found by.
+            book = Book() if self._begins_with is None else load(dump(self._begins_with))
+        fold(book, self._rows_onwards(book, position))
         return book
+
+    def _rows_onwards(self, book: Book, upto: int) -> Iterator[Row]:
+        """The rows that go on from a book that is being folded from them.
+
+        Where that is far, the book is kept now and then, at positions whose digest the log gives:
+        of any other position nobody could tell whether a snapshot is right.
+        """
+        kept_at = book.position
+        before: Row | None = None
+        for row in self.log.read(book.position, upto):
+            if (
+                row.type == Checkpointed.TYPE
+                and before is not None
+                and before.position - kept_at >= FAR
+            ):
+                kept_at = before.position
+                self._keep(book, before, row)
+            before = row
+            yield row
+
+    def _keep(self, book: Book, at: Row, checkpoint: Row) -> None:
+        """Save the book after a row, if it is what the checkpoint behind it says."""
+        body = from_row(checkpoint).body
+        if self._snapshots is None or book.position != at.position:
+            return
+        data = dump(book)
+        if isinstance(body, Checkpointed) and body.book == sha256(data).hexdigest():
+            self._snapshots.save(Head(at.position, at.hash, at.recorded_at), data)
 
     def _known(self, position: int) -> Head | None:
         row = self.row(position)
@@ -102,3 +145,7 @@ class Past:
         row = self.row(position + 1)
         body = None if row is None else from_row(row).body
         return body.book if isinstance(body, Checkpointed) else None
+
+
+def _not_there(position: int, first: int, last: int) -> InvalidInput:
+    return InvalidInput(f"there is no position {position} here", f"give one from {first} to {last}")

@@ -78,6 +78,8 @@ class Use:
             self._ask(event, body.request)
         elif isinstance(body, Allocated | Reserved):
             self._ask(event, body.request)
+            if body.queued_at is not None and len(self.spans) == 0:
+                self.requested_at = body.queued_at
             self.strategy = body.strategy
             self.grant(event.at, body.amounts)
         elif isinstance(body, Adjusted):

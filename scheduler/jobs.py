@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from ledger.errors import InvalidInput, LeasebookError
+from ledger.log import Log
 from ledger.writer import Writer
 from scheduler.sweeps import SWEEPS, Sweep, sweep
 
@@ -46,8 +48,11 @@ def start_sweeps(
     *,
     interval_s: float = INTERVAL_S,
     names: Iterable[str] | None = None,
+    views: Path | None = None,
 ) -> Sweeping:
     """Run sweeps (all, or those of these names) every ``interval_s`` seconds, beginning now.
+
+    With ``views``, the file of the projections, these catch up as often.
 
     A sweep that fails logs one line and runs again at its next time. One that takes longer than the
     interval is not started twice. Raises InvalidInput for an unknown name or no positive interval.
@@ -60,7 +65,7 @@ def start_sweeps(
 
     # By default a run that comes a second late (a busy or suspended machine) would be dropped.
     scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(max(1, len(chosen)))},
+        executors={"default": ThreadPoolExecutor(len(chosen) + 1)},
         job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         timezone=UTC,
     )
@@ -73,8 +78,34 @@ def start_sweeps(
             id=name,
             next_run_time=datetime.now(UTC),
         )
+    if views is not None:
+        scheduler.add_job(
+            catch_up_logged,
+            "interval",
+            args=(writer.log, views),
+            seconds=interval_s,
+            id="projections",
+            next_run_time=datetime.now(UTC),
+        )
     scheduler.start()
     return Sweeping(scheduler)
+
+
+def catch_up_logged(log_read: Log, views: Path) -> None:
+    """Bring the projections to the log's head; whatever goes wrong becomes one line in the log."""
+    from projections.engine import Engine
+
+    try:
+        with Engine(log_read, views) as engine:
+            progress = engine.catch_up()
+    except LeasebookError as error:
+        log.error("projections failed to catch up: %s", error.message)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        log.error("projections failed to catch up: %s: %s", type(error).__name__, text)
+    else:
+        for name in progress.failed:
+            log.warning("projection %s stands still; see `leasebook projections status`", name)
 
 
 def run_logged(name: str, one: Sweep, writer: Writer) -> None:

@@ -46,14 +46,27 @@ VERBS: dict[str, tuple[str, str]] = {
     "task": ("tasks", "Say when a task begins and ends."),
     "run": ("running", "Hold while a command runs, and measure what it uses."),
     "report": ("reporting", "What was used of what was granted, and how strategies compare."),
+    "at": ("traveling", "The whole fleet at a moment of the past."),
+    "diff": ("traveling", "What differs between two moments."),
+    "replay": ("traveling", "Play what happened, event by event, with the state beside it."),
+    "import": ("importing", "Record what happened elsewhere, from a file."),
     "events": ("record", "The log's events."),
+    "audit": ("auditing", "A trail of what happened that others can follow."),
     "verify": ("record", "Prove that the log is whole and unchanged."),
     "checkpoint": ("record", "Sign the log's head, to be kept elsewhere."),
     "redact": ("record", "Erase an event's metadata; the proof still holds."),
+    "incident": ("incidents", "A window of the ledger as one file that proves itself anywhere."),
+    "export": ("auditing", "The log, or a table of it, for other tools."),
     "backup": ("upkeep", "Copy the ledger while it is in use."),
     "upgrade": ("upkeep", "Bring an older ledger to this program's format."),
     "doctor": ("upkeep", "Examine the ledger and this machine."),
+    "projections": (
+        "projecting",
+        "The tables beside the ledger: where they stand, rebuild, check.",
+    ),
     "sweep": ("upkeep", "Write down what time or a crash has ended."),
+    "whatif": ("whatif", "Decide the record again under another policy, size or quota."),
+    "simulate": ("simulating", "Decide a trace by the ledger's own rules."),
     "demo": ("upkeep", "See it work: real processes compete for this machine."),
 }
 """Verb → (module of :mod:`leasebook.cli`, its line of help)."""
@@ -125,7 +138,7 @@ def run(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (KeyboardInterrupt, click.Abort):
-        print("leasebook: interrupted", file=sys.stderr)
+        _fail(Failure("interrupted", "interrupted", "", INTERRUPTED), session)
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         if session.json:

@@ -16,6 +16,7 @@ from leasebook.cli.session import Room, Session, print_json, to_json
 
 if TYPE_CHECKING:
     from ledger.events import Event
+    from ledger.log import Row
     from ledger.notes import VerifierKey
     from ledger.verify import NotedHead, VerifyResult
 
@@ -57,12 +58,12 @@ def events_command(
         if follow:
             _follow(room, session, bounds, limit, wanted)
             return
-        found = room.ask.events(**bounds, limit=limit, **wanted)
+        found = room.ask.rows(**bounds, limit=limit, **wanted)
         if session.json:
             _print_document(found, room.ledger.writer.log.head().position, bounds)
         else:
-            for event in found:
-                print(event_text(event))
+            for row in found:
+                print(row_text(row))
 
 
 def position_in(text: str) -> int:
@@ -96,15 +97,14 @@ def _bounds(after: int, since: str | None, until: str | None) -> dict[str, Any]:
     return bounds
 
 
-def _print_document(found: Iterator[Event], head: int, bounds: dict[str, Any]) -> None:
+def _print_document(found: Iterator[Row], head: int, bounds: dict[str, Any]) -> None:
     """One JSON document, written as it is read: a log may be larger than memory."""
-    from leasebook.mapping import event_out
     from leasebook.when import rfc3339
 
     print('{"events":[', end="")
     comma = ""
-    for event in found:
-        print(comma + to_json(event_out(event)), end="")
+    for row in found:
+        print(comma + to_json(_out(row)), end="")
         comma = ","
     echoed = {name: rfc3339(bounds[name]) for name in ("since", "until")}
     print("]," + to_json({"position": head, **echoed})[1:])
@@ -118,8 +118,6 @@ def _follow(
     wanted: dict[str, Any],
 ) -> None:
     """What is there, then what comes, until the limit is reached or the reader stops."""
-    from leasebook.mapping import event_out
-
     log = room.ledger.writer.log
     after = bounds["after"] or 0
     left = limit
@@ -129,12 +127,35 @@ def _follow(
             time.sleep(FOLLOW_EVERY_S)
             continue
         asked = bounds | {"after": after, "upto": head}
-        for event in room.ask.events(**asked, limit=left, **wanted):
-            print(to_json(event_out(event)) if session.json else event_text(event))
+        for row in room.ask.rows(**asked, limit=left, **wanted):
+            print(to_json(_out(row)) if session.json else row_text(row))
             left = None if left is None else left - 1
         if sys.stdout is not None:
             sys.stdout.flush()
         after = head
+
+
+def _out(row: Row) -> dict[str, Any]:
+    from leasebook.mapping import event_out, row_out
+    from ledger.codec import UnknownEvent, from_row
+
+    try:
+        return event_out(from_row(row))
+    except UnknownEvent:
+        return row_out(row)
+
+
+def row_text(row: Row) -> str:
+    """One event on one line; of a type that only a newer program knows, what is stored."""
+    from leasebook.cli.text import clock_text
+    from leasebook.when import rfc3339
+    from ledger.codec import UnknownEvent, from_row
+
+    try:
+        return event_text(from_row(row))
+    except UnknownEvent:
+        at = clock_text(rfc3339(row.at) or "")
+        return f"#{row.position}  {at}  {row.type}  (of a newer program)  {row.data}"
 
 
 def event_text(event: Event) -> str:

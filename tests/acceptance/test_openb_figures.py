@@ -37,6 +37,30 @@ def outcomes(folder: Path) -> list[Outcome]:
     return list(experiment(nodes, trace, BOUNDS, SEEDS))
 
 
+WORKLOADS = {"cpu050": 95.206, "gpuspec33": 94.547}
+"""The published means of the gradient at 1.3 × demand, over ten seeds (sd 0.09 and 0.15)."""
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_frontier_allocates_more_than_the_published_gradient(folder: Path, workload: str) -> None:
+    nodes = read_nodes(folder / "openb_node_list_gpu_node.csv")
+    trace = read_pods(folder / f"openb_pod_list_{workload}.csv")
+    (outcome,) = experiment(nodes, trace, ("frontier",), (0,))
+    moment = outcome.at(130)
+    assert moment is not None
+    assert moment.allocated > WORKLOADS[workload] + 0.1
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_the_gradient_comes_near_its_published_figures(folder: Path, workload: str) -> None:
+    nodes = read_nodes(folder / "openb_node_list_gpu_node.csv")
+    trace = read_pods(folder / f"openb_pod_list_{workload}.csv")
+    outcomes = experiment(nodes, trace, ("fragmentation_aware",), SEEDS)
+    figures = list(_figures(list(outcomes), "fragmentation_aware", 130))
+    allocated = fmean(allocated for allocated, _ in figures)
+    assert allocated == pytest.approx(WORKLOADS[workload], abs=0.35)
+
+
 def _figures(outcomes: list[Outcome], strategy: str, arrived: int) -> Iterator[tuple[float, float]]:
     for outcome in outcomes:
         if outcome.strategy == strategy:

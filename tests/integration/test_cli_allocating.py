@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -232,6 +233,16 @@ def test_killed_wait_gives_its_place_up_at_the_next_sweep_but_not_what_was_enque
     lb.ok("sweep", "crash")
     (left,) = lb.ok("list", "--state", "waiting")["allocations"]
     assert left["id"] == "A4"
+
+
+def test_an_interrupted_wait_says_so_in_json_too(lb: CommandLine) -> None:
+    lb.ok("allocate", "box", "cpu=4")
+    with lb.process("allocate", "box", "cpu=1", "--wait", "1h", "--json") as process:
+        until(lambda: lb.ok("list", "--state", "waiting")["allocations"])
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert json.loads(out)["error"]["reason"] == "interrupted"
 
 
 # --- tenure --------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from ledger import sqlite_driver
+from ledger.sqlite_log import SqliteLog
 from tests.command_line import CommandLine
+from tests.rows import row_after
 
 
 @pytest.fixture
@@ -176,6 +178,27 @@ def test_newer_format_is_read_and_not_written(lb: CommandLine) -> None:
     assert answer.code == 1
     assert answer.json["error"]["reason"] == "read_only"
     assert lb("upgrade").code == 1
+
+
+def test_events_of_a_newer_program_are_shown_as_they_are_and_nothing_is_guessed(
+    lb: CommandLine,
+) -> None:
+    with SqliteLog.open(lb.ledger) as log, log.transaction() as transaction:
+        head = transaction.head()
+        transaction.append([row_after(head, type="teleported", data={"to": "mars"})])
+    shown = lb.ok("events")["events"]
+    assert (shown[-1]["type"], shown[-1]["data"]) == ("teleported", {"to": "mars"})
+    assert shown[-2]["type"] == "allocated"
+    assert (
+        lb("events")
+        .out.splitlines()[-1]
+        .endswith('teleported  (of a newer program)  {"to":"mars"}')
+    )
+    assert lb("verify").code == 0
+    for refused in (("list",), ("release", "A3")):
+        answer = lb(*refused, "--json")
+        assert answer.code == 1
+        assert "teleported" in answer.json["error"]["message"]
 
 
 # --- upkeep --------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from ledger.requests import NodeSpec, Request
 from ledger.rules.placement import Wish
 from reports.simulate import arrivals
 from reports.simulate.arrivals import experiment, in_order, mix_of, run
+from reports.simulate.lifetimes import Job, Simulation, cut, hastened, jobs_of
 from reports.simulate.openb import Arrival, BadTrace, read_nodes, read_pods
+from reports.simulate.table_trace import read_table
 
 NODES = """sn,cpu_milli,memory_mib,gpu,model
 n-1,8000,1024,2,A
@@ -155,3 +157,114 @@ def test_another_way_of_deciding_can_be_tried() -> None:
         return None
 
     assert run(ONE_NODE, TRACE, "mine", Mix(), seed=0, decide=never).granted == 0
+
+
+# --- with lifetimes ------------------------------------------------------------------------------
+
+TWO = [NodeSpec("n1", {"cpu": 2000}), NodeSpec("n2", {"cpu": 2000})]
+
+
+def job(name: str, arrived: int, lasts: int | None, cpu: int = 2000) -> Job:
+    return Job(name, Request({"cpu": cpu}), arrived, lasts)
+
+
+def test_a_request_waits_for_room_and_lasts_from_its_grant_on() -> None:
+    jobs = [job("a", 0, 100), job("b", 0, 50), job("c", 10, 30), job("d", 20, 5), job("e", 200, 1)]
+    course = Simulation(TWO, jobs, "first_fit").run()
+    # c is granted when b leaves at 50, d when c leaves at 80.
+    assert sorted(course.waits_s) == [0, 0, 0, 40, 60]
+    assert (course.granted, course.waited, course.waiting_at_end) == (5, 2, 0)
+    # 2 cpu × (100 + 50 + 30 + 5) s of 4 cpu × 200 s.
+    assert course.used == {"cpu": pytest.approx(2 * 185 / 800, abs=1e-6)}
+
+
+def test_who_may_not_wait_is_refused_and_who_waits_too_long_leaves() -> None:
+    jobs = [job("a", 0, 100), job("b", 0, 100), job("c", 10, 30), job("d", 150, 1)]
+    refused = Simulation(TWO, jobs, "first_fit", wait_s=0).run()
+    assert sum(refused.refused.values()) == 1
+    gone = Simulation(TWO, jobs, "first_fit", wait_s=20).run()
+    assert (gone.waited, gone.timed_out, gone.granted) == (1, 1, 3)
+
+
+def test_what_can_never_fit_is_refused() -> None:
+    course = Simulation(TWO, [job("a", 0, 1, cpu=9000), job("b", 1, 1)], "best_fit").run()
+    assert sum(course.refused.values()) == 1
+    assert course.granted == 1
+
+
+def test_a_series_tells_what_was_in_use_over_time() -> None:
+    nodes = [NodeSpec("n1", {"cpu": 4000, "gpu": 1000})]
+    jobs = [
+        Job("a", Request({"cpu": 1000, "gpu": 500}), 0, 500),
+        Job("b", Request({"cpu": 1000}), 1000, 1),
+    ]
+    course = Simulation(nodes, jobs, "fragmentation_aware").run()
+    by_second = {sample.at_s: sample.used["gpu"] for sample in course.samples}
+    assert by_second[495] == 0.5
+    assert by_second[505] == 0
+    assert all(sample.fragmented is not None for sample in course.samples)
+    assert course.to_json()["series"][0]["utilization"] == {"cpu": 0.25, "gpu": 0.5}
+
+
+def test_a_part_of_the_nodes_is_taken_evenly() -> None:
+    nodes = [NodeSpec(f"n{i}", {"cpu": 1}) for i in range(10)]
+    assert [spec.name for spec in cut(nodes, 0.3)] == ["n3", "n6", "n9"]
+    assert cut(nodes, 1) == nodes
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        cut(nodes, 0)
+
+
+def test_hastened_arrivals_last_as_long_as_before() -> None:
+    jobs = [job("a", 100, 7), job("b", 200, 8)]
+    assert [(j.arrived_s, j.lasts_s) for j in hastened(jobs, 4)] == [(100, 7), (125, 8)]
+
+
+def test_jobs_without_a_time_of_arrival_are_counted(tmp_path: Path) -> None:
+    jobs, timeless = jobs_of(read_pods(file(tmp_path, "pods.csv", PODS)))
+    assert timeless == 1
+    assert [(j.name, j.arrived_s, j.lasts_s) for j in jobs] == [("p-1", 3, None), ("p-2", 7, 2)]
+
+
+# --- any table -----------------------------------------------------------------------------------
+
+MAPPING = {"start": "t", "end": "u", "cpu": "c", "memory": "m:MiB", "holder": "who"}
+
+
+def test_a_table_is_read_by_its_mapping(tmp_path: Path) -> None:
+    path = file(tmp_path, "t.csv", "t,u,c,m,who\n5,9,2,512,ann\n1.5,,0.5,,\n")
+    second, first = sorted(read_table(path, MAPPING), key=lambda j: -j.arrived_s)
+    assert (first.arrived_s, first.lasts_s, first.holder) == (1, None, "trace")
+    assert first.request.amounts == {"cpu": 500}
+    assert (second.lasts_s, second.request.amounts) == (4, {"cpu": 2000, "memory": 2**29})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("t,u,c,m\n", "has no column who"),
+        ("t,u,c,m,who\nnoon,,1,,\n", "line 2: t is 'noon'"),
+        ("t,u,c,m,who\n9,5,1,,\n", "line 2 ends before it begins"),
+        ("t,u,c,m,who\n1,2,,,\n", "line 2 asks for nothing"),
+        ("t,u,c,m,who\n1,2,x,,\n", "line 2"),
+        ("t,u,c,m,who\n1,2\n", "another number of fields"),
+    ],
+)
+def test_a_line_of_a_table_that_makes_no_sense_is_named(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(BadTrace, match=says):
+        read_table(file(tmp_path, "t.csv", text), MAPPING)
+
+
+def test_a_mapping_without_a_start_or_a_resource_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadTrace, match="names no start column"):
+        read_table(tmp_path / "t.csv", {"start": "t"})
+
+
+def test_shapes_are_told_apart_by_model_unless_that_is_left_out() -> None:
+    trace = [
+        Arrival("a", Request({"gpu": 500}, select={"model": "A"})),
+        Arrival("b", Request({"gpu": 500, "memory": 5})),
+    ]
+    assert len(mix_of(trace).counts) == 2
+    assert mix_of(trace, models=False).counts == {((("gpu", 500),), ()): 2}

@@ -1,0 +1,250 @@
+"""Tables ``holders`` and ``tasks``: for whom and for what capacity was held, and what it came to."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from projections.tables.base import (
+    ENDS,
+    GRANTS,
+    LIVE,
+    MOVES,
+    Handler,
+    Projection,
+    Row,
+    Rows,
+    Seen,
+    Span,
+    Table,
+    each,
+)
+
+NS_PER_S = 1_000_000_000
+
+_COUNTS = {
+    "allocations": "INTEGER",
+    "waiting": "INTEGER",
+    "live": "INTEGER",
+    "ended": "INTEGER",
+    "refused": "INTEGER",
+    "wait_ns": "INTEGER",
+    "granted_seconds": "TEXT",
+    "used_seconds": "TEXT",
+    "measured_ns": "INTEGER",
+    "first_at": "INTEGER",
+    "last_at": "INTEGER",
+}
+_JSON = ("granted_seconds", "used_seconds")
+_ZERO = ("allocations", "waiting", "live", "ended", "refused", "wait_ns")
+
+HOLDERS = Table(
+    "holders",
+    {
+        "tenant": "TEXT",
+        "holder": "TEXT",
+        **_COUNTS,
+        "seen_at": "INTEGER",
+        "program": "TEXT",
+        "process": "TEXT",
+    },
+    ("tenant", "holder"),
+    (),
+    (*_JSON, "process"),
+)
+TASKS = Table(
+    "tasks",
+    {
+        "tenant": "TEXT",
+        "task": "TEXT",
+        **_COUNTS,
+        "started_at": "INTEGER",
+        "started_by": "TEXT",
+        "finished_at": "INTEGER",
+        "finished_by": "TEXT",
+        "outcome": "TEXT",
+    },
+    ("tenant", "task"),
+    (),
+    _JSON,
+)
+
+
+_GROUP = {"waiting": "waiting", "ended": "ended", **dict.fromkeys(LIVE, "live")}
+
+
+class _Parties(Projection):
+    """What holders and tasks have in common: counts by state, and sums over closed spans.
+
+    ``granted_seconds`` (resource → base units × seconds) are of spans that have ended; of what draws
+    on another allocation nothing is added, since it is granted there.
+    """
+
+    column: ClassVar[str]
+
+    def __init__(self) -> None:
+        self._rows = Rows(self.tables[0])
+        self.rows = {self.tables[0].name: self._rows}
+
+    def handlers(self) -> dict[str, Handler]:
+        """As :meth:`Projection.handlers`."""
+        return {
+            **each(("queued", *GRANTS, *ENDS, *MOVES, "confirmed", "ending"), self._live_event),
+            "usage_recorded": self._used,
+            "renewed": self._renamed,
+            "refused": self._refused,
+        }
+
+    def _party(self, tenant: str, name: str) -> Row:
+        """A party's row, to be changed."""
+        key = (tenant, name)
+        row = self._rows.change(key)
+        if row is None:
+            row = self._rows.new(tenant=tenant, **{self.column: name})
+            for column in _ZERO:
+                row[column] = 0
+            row["granted_seconds"] = {}
+            self._rows.put(key, row)
+        return row
+
+    @staticmethod
+    def _seen(row: Row, at: int) -> None:
+        if row["first_at"] is None or at < row["first_at"]:
+            row["first_at"] = at
+        if row["last_at"] is None or at > row["last_at"]:
+            row["last_at"] = at
+
+    def _names(self, e: Seen) -> tuple[str | None, str | None]:
+        """Whose it was before the event, and whose it is."""
+        raise NotImplementedError
+
+    def _live_event(self, e: Seen) -> None:
+        life, was = e.life, e.was
+        if life is None:
+            return
+        before, after = self._names(e)
+        if was is not None and before is not None and before != after:
+            row = self._party(life.tenant, before)
+            row["allocations"] -= 1
+            row[_GROUP[was[0]]] -= 1
+            row["wait_ns"] -= was[3] or 0
+        if after is not None:
+            row = self._party(life.tenant, after)
+            row[_GROUP[life.state]] += 1
+            row["wait_ns"] += life.wait_ns or 0
+            if was is not None and before == after:
+                row[_GROUP[was[0]]] -= 1
+                row["wait_ns"] -= was[3] or 0
+            else:
+                row["allocations"] += 1
+            self._seen(row, e.at)
+        if e.closed or e.opened or e.removed:
+            self._spans(e, life)
+
+    def _renamed(self, e: Seen) -> None:
+        """A record of something else may name whose it was, where nobody had said so."""
+        if e.was is not None and (e.was[1] != e.life.holder or e.was[2] != e.life.task):
+            self._live_event(e)
+
+    def _spans(self, e: Seen, life: Any) -> None:
+        if life.parent is not None:
+            return
+        for span in e.closed:
+            self._held(life.tenant, span, 1)
+        for span in e.opened:
+            if span.until is not None:
+                self._held(life.tenant, span, 1)
+        for span in e.removed:
+            if span.until is not None:
+                self._held(life.tenant, span, -1)
+
+    def _held(self, tenant: str, span: Span, sign: int) -> None:
+        name = span.holder if self.column == "holder" else span.task
+        if name is None:
+            return
+        assert span.until is not None
+        granted = self._party(tenant, name)["granted_seconds"]
+        amount = sign * (span.amount * (span.until - span.since) // NS_PER_S)
+        granted[span.resource] = granted.get(span.resource, 0) + amount
+
+    def _used(self, e: Seen) -> None:
+        self._renamed(e)
+        life = e.life
+        if life is None:
+            return
+        name = getattr(life, self.column)
+        if name is None:
+            return
+        row = self._party(life.tenant, name)
+        data = e.data
+        used = row["used_seconds"]
+        if used is None:
+            used = row["used_seconds"] = {}
+        for resource, amount in data["used"].items():
+            used[resource] = used.get(resource, 0) + amount
+        watched = max(0, data["until"] - data["since"] - data.get("gaps_ns", 0))
+        row["measured_ns"] = (row["measured_ns"] or 0) + watched
+
+    def _refused(self, e: Seen) -> None:
+        name = getattr(e, self.column)
+        if name is None:
+            return
+        data = e.data
+        row = self._party(e.tenant, name)
+        row["refused"] += data.get("repeats", 0) + (data.get("repeats_of") is None)
+        self._seen(row, e.at)
+
+
+class Holders(_Parties):
+    """Who holds and held. ``process`` is the one last seen, where one was."""
+
+    name: ClassVar[str] = "holders"
+    tables: ClassVar[tuple[Table, ...]] = (HOLDERS,)
+    column: ClassVar[str] = "holder"
+
+    def handlers(self) -> dict[str, Handler]:
+        """As :meth:`Projection.handlers`."""
+        return {**super().handlers(), "holder_seen": self._holder_seen}
+
+    def _names(self, e: Seen) -> tuple[str | None, str | None]:
+        return None if e.was is None else e.was[1], e.life.holder
+
+    def _holder_seen(self, e: Seen) -> None:
+        assert e.holder is not None
+        row = self._party(e.tenant, e.holder)
+        row["seen_at"] = e.at
+        row["program"] = e.data.get("program") or None
+        row["process"] = e.data["process"]
+        self._seen(row, e.at)
+
+
+class Tasks(_Parties):
+    """What work capacity was held for. A task that nobody started has no ``started_at``."""
+
+    name: ClassVar[str] = "tasks"
+    tables: ClassVar[tuple[Table, ...]] = (TASKS,)
+    column: ClassVar[str] = "task"
+
+    def handlers(self) -> dict[str, Handler]:
+        """As :meth:`Projection.handlers`."""
+        return {
+            **super().handlers(),
+            "task_started": self._started,
+            "task_finished": self._finished,
+        }
+
+    def _names(self, e: Seen) -> tuple[str | None, str | None]:
+        return None if e.was is None else e.was[2], e.life.task
+
+    def _started(self, e: Seen) -> None:
+        assert e.task is not None
+        row = self._party(e.tenant, e.task)
+        row.update(started_at=e.at, started_by=e.data["by"])
+        row.update(finished_at=None, finished_by=None, outcome=None)
+        self._seen(row, e.at)
+
+    def _finished(self, e: Seen) -> None:
+        assert e.task is not None
+        row = self._party(e.tenant, e.task)
+        outcome = e.data.get("outcome") or None
+        row.update(finished_at=e.at, finished_by=e.data["by"], outcome=outcome)
+        self._seen(row, e.at)
