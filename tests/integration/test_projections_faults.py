@@ -131,7 +131,9 @@ def test_fault_of_a_projection_while_it_writes_stops_it_too(
     assert state(engine, "steps").behind == 0
 
 
-def test_event_of_an_unknown_type_stops_all_before_it_until_it_is_known(ledger: Path, tmp_path: Path) -> None:
+def test_event_of_an_unknown_type_stops_all_before_it_until_it_is_known(
+    ledger: Path, tmp_path: Path
+) -> None:
     with SqliteLog.open(ledger) as log:
         strange = next(iter(log.read(119, 120)))._replace(type="teleported")
         newer = Head(log, 150, {120: strange})
@@ -191,9 +193,7 @@ def test_missing_and_added_rows_are_found(engine: Engine, statement: str) -> Non
     assert (found.rebuilt is None) == (statement == "INSERT")
 
 
-def test_changed_version_makes_itself_anew(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_version_makes_itself_anew(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.catch_up()
     monkeypatch.setattr(Steps, "version", 2)
     assert engine.catch_up().rebuilt == ("steps",)
@@ -268,7 +268,11 @@ def test_readers_always_have_an_answer_while_all_is_made_anew(engine: Engine) ->
             while not stop.is_set():
                 try:
                     found.append(
-                        tuple(connection.execute("SELECT count(*), sum(granted) FROM series").fetchone())
+                        tuple(
+                            connection.execute(
+                                "SELECT count(*), sum(granted) FROM series"
+                            ).fetchone()
+                        )
                     )
                 except Exception as error:
                     errors.append(error)

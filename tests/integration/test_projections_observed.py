@@ -83,7 +83,9 @@ def import_some(log: MemoryLog, seed: int, count: int = 25) -> None:
     nodes = (NodeSpec("n1", {"cpu": 2}),)
     writer.execute(OpenPool(command_id="pool", pool="far", nodes=nodes, kind="observed"))
     for number in range(count):
-        facts = tuple({f.key: f for f in (_fact(random) for _ in range(random.choice((1, 1, 3))))}.values())
+        facts = tuple(
+            {f.key: f for f in (_fact(random) for _ in range(random.choice((1, 1, 3))))}.values()
+        )
         try:
             writer.execute(RecordFacts(command_id=f"i{number}", pool="far", facts=facts))
         except Exception as error:
@@ -209,5 +211,3 @@ def test_random_imports_meet_every_kind_of_correction(tmp_path: Path) -> None:
         kinds += compare(tmp_path, seed)
     wanted = {"allocated", "queued", "adjusted", "renewed", "corrected", "usage_recorded"}
     assert wanted | {"released", "expired", "reclaimed"} <= kinds.keys()
-
-

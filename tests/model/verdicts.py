@@ -86,11 +86,16 @@ def eligible(model: Model, command: Allocate) -> list[Site]:
     return [site for site in sites if selected(site, command.request.select)]
 
 
-def landings(model: Model, held: Held) -> list[Site]:
-    """The sites on which a request may be granted now, none where it fits nowhere."""
+def landings(model: Model, held: Held, anywhere: bool = False) -> list[Site]:
+    """The sites on which a request may be granted now, none where it fits nowhere.
+
+    ``anywhere``: whatever its strategy.
+    """
     request = held.request
     strategy = request.strategy or model.pools[held.pool].strategy
     sites = [s for s in model.sites(held.pool, request.parent) if selected(s, request.select)]
+    if anywhere:
+        return [s for s in sites if not s.cordoned and fits(s, request.amounts)]
     return may_land_on(sites, request.amounts, strategy)
 
 
