@@ -144,7 +144,9 @@ class AsyncResourceManager:
         if not keep:
             options["command_id"] = new_command_id()
         try:
-            result: AllocationResult = await self.try_allocate(amounts, pool=pool, **options)
+            result: AllocationResult = await self.try_allocate(
+                amounts, pool=pool, blocks=block and not keep, **options
+            )
             if result.outcome == "waiting" and block:
                 assert result.allocation is not None
                 return await self.wait(result.allocation.id)

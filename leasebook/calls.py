@@ -168,11 +168,13 @@ class Calls:
         parent: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         command_id: str | None = None,
+        blocks: bool = False,
     ) -> Call[AllocationResult]:
         """Ask once and return the result, a refusal too, without blocking.
 
         Arguments as :meth:`ResourceManager.allocate`; with ``wait`` a place in the queue is kept that
-        long. Raises InvalidInput, LedgerUnavailable, LedgerCorrupt.
+        long. ``blocks`` says that this process, and nobody else, is going to wait for it: the place is
+        given up when it dies. Raises InvalidInput, LedgerUnavailable, LedgerCorrupt.
         """
         request = request_in(
             amounts,
@@ -196,6 +198,7 @@ class Calls:
             task=task,
             tenant=tenant,
             metadata=metadata,
+            asker=process_of(os.getpid()) if blocks and request.wait_ns is not None else None,
         )
         return Call(command, self._result)
 

@@ -188,7 +188,7 @@ class ResourceManager:
     ) -> AllocationHandle:
         """Ask for ``amounts`` (such as ``{"cpu": 2, "memory": "4GiB"}``) of a pool.
 
-        Interrupted while it waits, it gives its place up, unless ``command_id`` was given.
+        Interrupted while it waits, or killed, it gives its place up, unless ``command_id`` was given.
 
         Options: ``holder`` (default ``$LEASEBOOK_HOLDER``, else ``user@host``), ``task``, ``tenant``,
         ``ttl`` (default 15 min) or ``pid``, ``wait`` (how long a place in the queue is kept; the call
@@ -198,7 +198,8 @@ class ResourceManager:
 
         Raises Refused (``reason``, ``shortfall``, ``blockers``), InvalidInput, LedgerUnavailable.
         """
-        result: AllocationResult = self.try_allocate(amounts, pool=pool, **options)
+        alone = block and options.get("command_id") is None
+        result: AllocationResult = self.try_allocate(amounts, pool=pool, blocks=alone, **options)
         if result.outcome == "waiting" and block:
             assert result.allocation is not None
             try:

@@ -98,6 +98,7 @@ def allocate_in(
     task: str | None = None,
     tenant: str = "default",
     metadata: Mapping[str, Any] | None = None,
+    asker: ProcessIdentity | None = None,
 ) -> Allocate:
     """An Allocate command whose names were checked. Raises InvalidInput."""
     for kind, name in (("pool", pool), ("holder", holder), ("task", task), ("tenant", tenant)):
@@ -111,6 +112,7 @@ def allocate_in(
         task=task,
         request=request,
         metadata=dict(metadata) if metadata else None,
+        asker=asker,
     )
 
 

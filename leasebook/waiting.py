@@ -8,13 +8,15 @@ process died without a word. So a ledger needs no daemon to hand things on.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 from leasebook.probing import look_for_waiting
 from ledger.book import Allocation, Book
-from ledger.errors import LedgerUnavailable
+from ledger.commands import Await, Claim
+from ledger.errors import LedgerReadOnly, LedgerUnavailable
 from ledger.events import Event
 from ledger.rules.leases import next_due
 from ledger.wake import Bell
@@ -61,6 +63,26 @@ class Waiter:
             self._bell.listen(self._writer.refresh)
         return stop
 
+    def _keep_place(self, allocation: str) -> None:
+        """Where another process alone waited for a request, its place no longer depends on that one."""
+        present = self._writer.present(allocation)
+        if present is None or present.state != "waiting" or present.asker is None:
+            return
+        from leasebook.calls import new_command_id, process_of
+        from leasebook.settings import default_holder
+
+        if present.asker == process_of(os.getpid()):
+            return
+        command = Await(
+            command_id=new_command_id(),
+            tenant=present.tenant,
+            allocation=allocation,
+            claim=Claim(default_holder(), operator=True),
+        )
+        # Who may only read waits all the same.
+        with contextlib.suppress(LedgerReadOnly):
+            self._writer.execute(command)
+
     def until(
         self,
         allocation: str,
@@ -68,6 +90,7 @@ class Waiter:
         timeout_s: float | None = None,
     ) -> Allocation | None:
         """Block until ``done(state)``, or ``timeout_s`` is over; return the state then."""
+        self._keep_place(allocation)
         # Not an Event: Ctrl-C inside its wait can leave its lock taken for ever, and then whoever
         # sets it hangs, with all that it holds. A queue in C has no such moment.
         wake: SimpleQueue[None] = SimpleQueue()
@@ -97,6 +120,7 @@ class Waiter:
         import asyncio
 
         loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._keep_place, allocation)
         wake = asyncio.Event()
         end = None if timeout_s is None else loop.time() + timeout_s
         stop = self._subscribe(allocation, lambda: loop.call_soon_threadsafe(wake.set))

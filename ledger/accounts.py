@@ -8,7 +8,16 @@ from __future__ import annotations
 from ledger.advance import ENDS, GRANTS, advance, granted
 from ledger.book import LIVE, Allocation, Book, Pool
 from ledger.errors import LedgerCorrupt
-from ledger.events import Adjusted, Allocated, Event, Queued, Refused, Released, Reserved
+from ledger.events import (
+    Adjusted,
+    Allocated,
+    Event,
+    Queued,
+    Reclaimed,
+    Refused,
+    Released,
+    Reserved,
+)
 from ledger.line import rank
 from ledger.mix import shape_of
 from ledger.nodes import lending
@@ -137,12 +146,14 @@ def join_line(book: Book, space: Space, allocation: Allocation) -> None:
     else:
         place = rank(allocation.requested_at, request.priority, policy.ageing_ns)
         space.line.add(allocation.id, place, allocation.tenant, allocation.holder)
-    if policy.preemption != "never" or book.cohorts:
+    on_several = request.spread is not None or allocation.gang is not None
+    if policy.preemption != "never" or book.cohorts or (on_several and space.elastic):
+        # Others may be asked to make room for it.
         space.freed = True
     if allocation.gang is not None:
         space.gangs.setdefault(allocation.gang, {})[allocation.id] = None
-    if allocation.claim is not None:
-        space.claims[allocation.claim] = allocation.id
+    if allocation.claims:
+        space.keep(allocation.id, allocation.claims)
 
 
 def _leave_line(space: Space, allocation: Allocation) -> None:
@@ -161,8 +172,9 @@ def _leave_line(space: Space, allocation: Allocation) -> None:
         del members[allocation.id]
         if not members:
             del space.gangs[allocation.gang]
-    if allocation.claim is not None:
-        space.claims.pop(allocation.claim, None)
+    if allocation.claims or allocation.gang is not None:
+        space.keep_no_more(allocation.claims)
+    space.awaited.pop(allocation.id, None)
     space.freed = True
 
 
@@ -211,6 +223,8 @@ def _settle_in(book: Book, space: Space, after: Allocation, event: Event) -> Non
     space.stands(after.id, [p.node for p in after.placements])
     if request.most is not None:
         space.elastic[after.id] = None
+        if after.amounts != request.most:
+            space.freed = True
     if request.sticky is not None:
         key = (after.tenant, request.sticky)
         pool.sticky.pop(key, None)
@@ -242,7 +256,8 @@ def _end_allocation(book: Book, before: Allocation, event: Event) -> None:
             # What draws on another is settled where that one is: its amounts are held there.
             if pool.consumable and before.request.parent is None:
                 body = event.body
-                _spend(pool, before, body.consumed if isinstance(body, Released) else None)
+                settled = body.consumed if isinstance(body, Released | Reclaimed) else None
+                _spend(pool, before, settled)
     else:
         _leave_line(space, before)
     if space.parent is not None and not space.standing and not space.waiting:
@@ -300,10 +315,8 @@ def evolve_allocation(book: Book, event: Event) -> None:
 
 
 def _move_claim(space: Space, before: Allocation, after: Allocation) -> None:
-    if before.claim is not None:
-        space.claims.pop(before.claim, None)
-    if after.claim is not None:
-        space.claims[after.claim] = after.id
+    space.keep_no_more(before.claims)
+    space.keep(after.id, after.claims)
     # Who has a claim is looked at in any case, and a node that is kept no more is free to others.
     space.freed = True
 

@@ -46,6 +46,7 @@ def _queued(event: Event, body: Queued) -> Allocation:
         deadline=body.until,
         gang=body.gang,
         command=_command(event),
+        asker=body.asker,
     )
 
 
@@ -116,8 +117,8 @@ def advance(allocation: Allocation | None, event: Event) -> Allocation | None:
         return granted(allocation, event, body)
     if isinstance(body, Queued):
         if allocation is not None:
-            # It waits on, and a node is kept for it from here on.
-            return replace(allocation, claim=next(iter(body.shortfall), None))
+            # It waits on, and the nodes that are named are kept for it from here on.
+            return replace(allocation, claims=tuple(sorted(body.shortfall)), asker=body.asker)
         return _queued(event, body)
     if allocation is None:
         return None
@@ -185,5 +186,8 @@ def changed(allocation: Allocation, event: Event) -> Allocation:
             token=event.position,
             request=request,
             lease_until=body.lease_until,
+            max_age_until=(
+                allocation.max_age_until if body.max_age_until is None else body.max_age_until
+            ),
         )
     return allocation

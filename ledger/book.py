@@ -9,6 +9,7 @@ from __future__ import annotations
 from heapq import heapify, heappush
 from typing import Any
 
+from ledger.identity import ProcessIdentity
 from ledger.mix import Mix
 from ledger.nodes import lending
 from ledger.policy import Policy
@@ -119,8 +120,10 @@ class Allocation:
 
     ``token`` is the fencing token (0 while waiting). ``lease_until`` is None for a process-bound
     allocation. ``deadline`` is the end of the wait, of the reservation, or of the grace of an ending.
-    ``claim`` is the node that is kept for a waiting request. ``amounts`` of an elastic one lie between
-    its request's ``amounts`` and ``most``. ``command`` seeds a waiting request's randomised choices.
+    ``claims`` are the nodes that are kept for a waiting request (for a gang: its first), sorted by name.
+    ``asker`` is the process that alone waits for it (see :class:`ledger.commands.Allocate`).
+    ``amounts`` of an elastic one lie between its request's ``amounts`` and ``most``. ``command`` seeds
+    a waiting request's randomised choices.
     """
 
     id: str
@@ -145,8 +148,14 @@ class Allocation:
     enforced: bool = True
     ended_at: int | None = None
     ended_by: str | None = None
-    claim: str | None = None
+    claims: tuple[str, ...] = ()
+    asker: ProcessIdentity | None = None
     command: str | None = None
+
+    @property
+    def claim(self) -> str | None:
+        """The node that is kept for a waiting request, the first of several, or None."""
+        return self.claims[0] if self.claims else None
 
     @property
     def due(self) -> int | None:

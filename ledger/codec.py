@@ -63,6 +63,7 @@ def _each(encoder: Encoder) -> Encoder:
 _ENCODERS: dict[str, Encoder] = {
     "request": encode_request,
     "process": encode_process,
+    "asker": encode_process,
     "placements": _each(encode_placement),
     "nodes": _each(encode_node),
 }
@@ -75,6 +76,7 @@ def _placements(values: list[dict[str, Any]]) -> tuple[Placement, ...]:
 _DECODERS: dict[str, Encoder] = {
     "request": decode_request,
     "process": decode_process,
+    "asker": decode_process,
     "placements": _placements,
     "nodes": lambda values: tuple([NodeSpec(**value) for value in values]),
     "blockers": tuple,

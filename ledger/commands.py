@@ -38,7 +38,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocate(Command):
-    """Ask for capacity."""
+    """Ask for capacity.
+
+    ``asker`` is the process that blocks until a request which waits is granted, where nobody else
+    could come back for it: when it dies, the place in the queue is given up. It is no part of what is
+    asked, and items of a batch have none.
+    """
 
     VERB: ClassVar[str] = "allocate"
     pool: str
@@ -46,6 +51,7 @@ class Allocate(Command):
     request: Request
     task: str | None = None
     metadata: dict[str, Any] | None = None
+    asker: ProcessIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,12 +132,19 @@ class Withdraw(Targeted):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Await(Targeted):
+    """Somebody else waits for a request now: it keeps its place when the process that asked ends."""
+
+    VERB: ClassVar[str] = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reclaim(Targeted):
     """Take capacity back: an operator by force, a sweep with evidence.
 
     While ``process_alive`` and the allocation is bound to that process it becomes ``ending`` first,
     until ``grace_ns`` is over; else it ends at once. ``happened_at`` is when the cause came about,
-    where that is known (a crash seen later).
+    where that is known (a crash seen later). ``asker``: only where it still waits for that process.
     """
 
     VERB: ClassVar[str] = "reclaim"
@@ -142,6 +155,7 @@ class Reclaim(Targeted):
     enforced: bool = True
     grace_ns: int = 10_000_000_000
     happened_at: int | None = None
+    asker: ProcessIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -417,6 +431,7 @@ AnyCommand = (
     | Release
     | Transfer
     | Withdraw
+    | Await
     | Reclaim
     | StartTask
     | FinishTask

@@ -6,19 +6,18 @@ have been written down first (:func:`ledger.step.settle_due`), so that lateness 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import assert_never
 
 from ledger import commands as c
 from ledger.amounts import check_name
 from ledger.book import Allocation, Book
 from ledger.canonical import canonical_json
+from ledger.codec import encode_process
 from ledger.content import content_digest
 from ledger.errors import InvalidInput, Reason
 from ledger.events import (
     AlertCleared,
     AlertRaised,
-    Allocated,
     Cause,
     Checkpointed,
     Corrected,
@@ -27,20 +26,17 @@ from ledger.events import (
     LedgerOpened,
     Redacted,
     Refused,
-    Reserved,
     TaskFinished,
     TaskStarted,
     TimeExtended,
     UsageRecorded,
 )
-from ledger.evolve import evolve
 from ledger.fields import FIELDS, book_digest
-from ledger.rules import admission, facts, gangs, leases, pools, tenure
+from ledger.rules import admission, facts, leases, pools, tenure
 from ledger.rules.access import find
 from ledger.rules.answers import Draft, No
+from ledger.rules.batching import decide_batch
 from ledger.rules.history import Outcome
-from ledger.rules.placement import Wish, seed_of
-from ledger.rules.quotas import gang_over_quota
 from ledger.rules.validity import (
     MAX_BATCH,
     check_amounts,
@@ -51,7 +47,9 @@ from ledger.rules.validity import (
 )
 
 _LEDGERS_OWN = (c.WriteDue, c.TakeCheckpoint)
-Targeting = c.Confirm | c.Adjust | c.Renew | c.Release | c.Transfer | c.Withdraw | c.Reclaim
+Targeting = (
+    c.Confirm | c.Adjust | c.Renew | c.Release | c.Transfer | c.Withdraw | c.Await | c.Reclaim
+)
 Pooling = (
     c.OpenPool
     | c.ResizePool
@@ -101,39 +99,6 @@ def decide(
     return tuple(draft.events)
 
 
-def batch_causes(command: c.AllocateBatch) -> list[Cause]:
-    """One cause per item: the batch's id and digest, and the item's number."""
-    digest = content_digest(command)
-    count = len(command.items)
-    return [Cause(command.command_id, digest, index, count) for index in range(count)]
-
-
-def decide_item(book: Book, item: c.Allocate, cause: Cause, now: int) -> tuple[Event, ...]:
-    """What one request of a batch leads to: its outcome, and what made room for it."""
-    draft = Draft(book, now)
-    admission.allocate(book, draft, item, cause)
-    return tuple(draft.events)
-
-
-def decide_batch(book: Book, command: c.AllocateBatch, now: int) -> tuple[Event, ...]:
-    """An atomic batch: all or none, every item seeing those before it.
-
-    Where it cannot be granted whole now, it waits as one place if it may wait (a gang); else it is
-    refused for what stopped the first item that failed, and nothing else happens.
-    """
-    overlay = book.fork()
-    events: list[Event] = []
-    for item, cause in zip(command.items, batch_causes(command), strict=True):
-        # No item may wait on its own: it is the batch that does.
-        alone = replace(item, request=replace(item.request, wait_ns=None))
-        for event in decide_item(overlay, alone, cause, now):
-            if event.type == "refused":
-                return _wait_as_gang(book, command, event, now)
-            evolve(overlay, event)
-            events.append(_with_request(event, item))
-    return tuple(events)
-
-
 def decide_facts(
     book: Book, command: c.RecordFacts, now: int, known: facts.Known
 ) -> tuple[tuple[Event, ...], tuple[Outcome, ...]]:
@@ -144,70 +109,6 @@ def decide_facts(
         _refuse(draft, command, None, outcomes, Cause(command.command_id or "import", ""))
         outcomes = ()
     return tuple(draft.events), outcomes
-
-
-def _with_request(event: Event, item: c.Allocate) -> Event:
-    """A grant that carries the request as it was asked."""
-    body = event.body
-    if isinstance(body, Allocated | Reserved):
-        return replace(event, body=replace(body, request=item.request))
-    return event
-
-
-def _wait_as_gang(
-    book: Book, command: c.AllocateBatch, failed: Event, now: int
-) -> tuple[Event, ...]:
-    """Places in the queue for all items, as one; or the batch's refusal."""
-    pool = book.pools.get(command.items[0].pool)
-    causes = batch_causes(command)
-    if pool is None or command.items[0].request.wait_ns is None:
-        return (_refuse_batch(book, command, failed, now),)
-    for item in command.items:
-        impossible = admission.never(book, item)
-        if isinstance(impossible, No):
-            return (_refuse_batch(book, command, failed, now),)
-    wishes = [
-        Wish(item.request, "first_fit", seed_of(admission.command_of(cause)))
-        for item, cause in zip(command.items, causes, strict=True)
-    ]
-    asked = [(item.tenant, item.holder, item.request.amounts) for item in command.items]
-    too_many = len(pool.space.waiting) + len(command.items) > pool.policy.queue_limit
-    never = gang_over_quota(book, pool.name, asked, ever=True) is not None
-    if too_many or never or not gangs.could_ever_fit(pool, wishes):
-        return (_refuse_batch(book, command, failed, now),)
-    body = failed.body
-    assert isinstance(body, Refused)
-    why = No(Reason(body.reason), body.message, body.hint, body.shortfall)
-    draft = Draft(book, now)
-    first = f"A{draft.position + 1}"
-    for item, cause in zip(command.items, causes, strict=True):
-        admission.enqueue(pool, pool.space, draft, item, cause, why, first)
-    return tuple(draft.events)
-
-
-def _refuse_batch(book: Book, command: c.AllocateBatch, failed: Event, now: int) -> Event:
-    body = failed.body
-    assert isinstance(body, Refused)
-    draft = Draft(book, now)
-    number = failed.cause.item if failed.cause is not None else 0
-    no = Refused(
-        command.VERB,
-        body.reason,
-        f"nothing of the batch was granted, because of its item {number}: {body.message}",
-        body.hint,
-        body.request,
-        body.shortfall,
-        body.fits_now,
-        body.blockers,
-    )
-    return draft.add(
-        no,
-        tenant=command.tenant,
-        pool=failed.pool,
-        holder=failed.holder,
-        task=failed.task,
-        cause=failed.cause,
-    )
 
 
 def check(command: c.AnyCommand) -> None:
@@ -224,6 +125,8 @@ def check(command: c.AnyCommand) -> None:
         if command.task is not None:
             check_name("task", command.task)
         check_request(command.request)
+        if command.asker is not None:
+            canonical_json(encode_process(command.asker))
         _check_metadata(command)
     elif isinstance(command, c.AllocateBatch):
         _check_batch(command)
@@ -247,6 +150,10 @@ def _check_batch(command: c.AllocateBatch) -> None:
     for item in command.items:
         if item.tenant != command.tenant:
             raise InvalidInput("all requests of a batch are of one tenant", "split it by tenant")
+        if item.asker is not None:
+            raise InvalidInput(
+                "nobody waits for one request of a batch alone", "leave its asker out"
+            )
         check(item)
     if command.atomic and any(item.request.wait_ns is not None for item in command.items):
         first = command.items[0]
@@ -362,6 +269,8 @@ def _decide_targeted(
             return tenure.transfer(book, draft, command, allocation, cause)
         case c.Withdraw():
             return tenure.withdraw(book, draft, command, allocation, cause)
+        case c.Await():
+            return tenure.await_(book, draft, command, allocation, cause)
         case c.Reclaim():
             return tenure.reclaim(book, draft, command, allocation, cause)
         case c.Confirm():

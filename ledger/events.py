@@ -189,7 +189,11 @@ class PolicySet(Body):
 
 @dataclass(frozen=True, slots=True)
 class Queued(Body):
-    """A request waits for its turn, until ``until``."""
+    """A request waits for its turn, until ``until``.
+
+    Again for the same allocation: it waits on, the nodes of ``shortfall`` are kept for it from here on,
+    and ``asker`` is the process that alone waits for it, if any (see :class:`ledger.commands.Allocate`).
+    """
 
     TYPE: ClassVar[str] = "queued"
     request: Request
@@ -197,6 +201,7 @@ class Queued(Body):
     reason: str
     shortfall: dict[str, Amounts] = field(default_factory=dict)
     gang: str | None = None
+    asker: ProcessIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +319,10 @@ class Expired(Body):
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed(Body):
-    """The ledger took the capacity back. ``cause`` as ``ended_by``; ``evidence`` says why so."""
+    """The ledger took the capacity back. ``cause`` as ``ended_by``; ``evidence`` says why so.
+
+    ``consumed`` settles consumable resources, where the holder gave back what it was asked to.
+    """
 
     TYPE: ClassVar[str] = "reclaimed"
     cause: str
@@ -322,6 +330,7 @@ class Reclaimed(Body):
     by: str
     reason: str = ""
     enforced: bool = True
+    consumed: Amounts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,13 +346,17 @@ class Withdrawn(Body):
 
 @dataclass(frozen=True, slots=True)
 class Transferred(Body):
-    """Another holder (the envelope's) holds the allocation from here on."""
+    """Another holder (the envelope's) holds the allocation from here on.
+
+    ``max_age_until`` is set where it gets a ttl, and with it a maximum age, for the first time.
+    """
 
     TYPE: ClassVar[str] = "transferred"
     from_holder: str
     by: str
     process: ProcessIdentity | None = None
     lease_until: int | None = None
+    max_age_until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

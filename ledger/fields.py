@@ -60,6 +60,11 @@ def _allocation(a: Allocation) -> dict[str, Any]:
     plain = dict(zip(_PLAIN, _values_of(a), strict=True))
     plain["request"] = encode_request(a.request)
     plain["placements"] = [encode_placement(p) for p in a.placements]
+    if len(a.claims) > 1:
+        # Left out where one node or none is kept, as it always was.
+        plain["claims"] = a.claims
+    if a.asker is not None:
+        plain["asker"] = encode_process(a.asker)
     return plain
 
 
@@ -232,6 +237,10 @@ def _lend(book: Book, parent: str) -> Space:
 def _load_allocation(book: Book, plain: dict[str, Any]) -> None:
     plain["request"] = decode_request(plain["request"])
     plain["placements"] = tuple([decode_placement(p) for p in plain["placements"]])
+    claim = plain.pop("claim")
+    plain["claims"] = tuple(plain.get("claims", () if claim is None else (claim,)))
+    if "asker" in plain:
+        plain["asker"] = decode_process(plain["asker"])
     a = Allocation(**plain)
     book.allocations[a.id] = a
     book.set_due(a)

@@ -37,16 +37,24 @@ class Space:
     request that it is kept for, ``gangs`` a first member to all that wait with it, ``standing`` a
     node to the allocations on it. ``elastic`` are allocations that may grow and shrink. ``freed``
     says that something may be granted now. ``alike`` counts those who wait by shape, ``kinds`` by
-    resources; ``claims_checked`` is the generation whose nodes all claims were compared with.
-    ``changed`` are nodes that were replaced, for whoever caches something about nodes; it starts
-    anew with another ``generation``. An ``overlay`` shows what stands in the space it was made from.
+    resources. ``changed`` are nodes that were replaced, for whoever caches something about nodes; it
+    starts anew with another ``generation``. An ``overlay`` shows what stands in the space it was made
+    from.
+
+    What is remembered of claims: ``claims_checked``, the generation whose nodes all were compared
+    with; ``claims_in_vain``, by who asks and what is taken, under which generation no nodes were found;
+    ``awaited``, which nodes somebody needs, so that others must not claim them; ``barred``, by
+    resources, which nodes are kept from whoever wants those.
     """
 
     __slots__ = (
         "alike",
+        "awaited",
+        "barred",
         "changed",
         "claims",
         "claims_checked",
+        "claims_in_vain",
         "elastic",
         "freed",
         "gangs",
@@ -74,7 +82,10 @@ class Space:
         self.line = Line()
         self.overtakers: list[int] = []
         self.claims: dict[str, str] = {}
+        self.awaited: dict[str, tuple[int, frozenset[str]]] = {}
+        self.barred: dict[frozenset[str], frozenset[str]] = {}
         self.claims_checked = -1
+        self.claims_in_vain: dict[tuple[str, frozenset[str]], int] = {}
         self.elastic: dict[str, None] = {}
         self.alike: dict[tuple[object, ...], int] = {}
         self.kinds: dict[frozenset[str], int] = {}
@@ -119,6 +130,18 @@ class Space:
                 if not there:
                     del self.standing[node]
 
+    def keep(self, claimant: str, nodes: Iterable[str]) -> None:
+        """These nodes are kept for one who waits from here on."""
+        for node in nodes:
+            self.claims[node] = claimant
+        self.barred.clear()
+
+    def keep_no_more(self, nodes: Iterable[str]) -> None:
+        """These nodes are kept for nobody from here on."""
+        for node in nodes:
+            self.claims.pop(node, None)
+        self.barred.clear()
+
     def overtaken(self, position: int) -> int:
         """How many requests that came after the one at ``position`` were granted while it waited."""
         return len(self.overtakers) - bisect_right(self.overtakers, position)
@@ -133,6 +156,12 @@ class Space:
             if len(self.overtakers) > OVERTAKERS_KEPT:
                 del self.overtakers[0]
 
+    def shadow(self) -> Space:
+        """The nodes alone, to try placements on: nobody stands or waits there."""
+        copy = Space(self.key, {}, self.parent)
+        copy.nodes, copy.totals = self.nodes.copy(), self.totals
+        return copy
+
     def fork(self) -> Space:
         """A copy that can be changed without changing this. It keeps no order of service."""
         copy = Space.__new__(Space)
@@ -145,7 +174,10 @@ class Space:
         copy.line = _NO_LINE
         copy.overtakers = self.overtakers.copy()
         copy.claims = self.claims.copy()
+        copy.awaited = {}
+        copy.barred = {}
         copy.claims_checked = -1
+        copy.claims_in_vain = {}
         copy.elastic = self.elastic.copy()
         copy.alike = self.alike.copy()
         copy.kinds = self.kinds.copy()

@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from ledger.book import REFUSAL_WINDOW_NS, Allocation, Book
 from ledger.commands import Adjust, Allocate, AllocateBatch, AnyCommand, RecordFacts, WriteDue
-from ledger.decide import batch_causes, check, decide, decide_facts, decide_item
+from ledger.decide import check, decide, decide_facts
 from ledger.events import Event, Refused
 from ledger.evolve import evolve, refusal_key
 from ledger.rules.answers import Draft
+from ledger.rules.batching import batch_causes, decide_item
 from ledger.rules.claims import next_claim, next_late_claim
 from ledger.rules.cycles import alert_for
 from ledger.rules.duplicates import twin_of

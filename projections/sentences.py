@@ -110,6 +110,8 @@ def sentence(event: Event) -> str:
 def _asked(event: Event, body: Queued | Refused | Allocated | Reserved | Confirmed) -> str:
     who = plain(event.holder)
     match body:
+        case Queued() if _is_claim(event, body) and event.cause is not None:
+            return f"{who} waits on, and somebody else waits for it: it depends on no process now"
         case Queued() if _is_claim(event, body):
             kept_for = some(body.shortfall)
             if not kept_for:
@@ -242,8 +244,9 @@ def _ended(event: Event, body: Ending | Released | Expired | Reclaimed | Withdra
             what = "its maximum age" if body.why == "max_age" else "its lease"
             return f"{what} ended without renewal"
         case Reclaimed():
+            spent = f", having consumed {amounts_text(body.consumed)}" if body.consumed else ""
             return (
-                f"{_by(body.by)} took it back: {_cause(body.cause)}{_because(body)}"
+                f"{_by(body.by)} took it back{spent}: {_cause(body.cause)}{_because(body)}"
                 + evidence_text(body.evidence, body.reason)
                 + ("" if body.enforced else "; its holder could not be stopped")
             )

@@ -93,6 +93,8 @@ def allocate_command(
             select=pairs_in("--select", select),
             metadata=pairs_in("--meta", meta),
             reserve=(reserve_for or RESERVED_FOR) if reserve or reserve_for else None,
+            # Under an id of its caller's choosing somebody may come back for it.
+            blocks=not enqueue and options["command_id"] is None,
             **options,
         )
         receipt = room.receipt(call)
@@ -253,7 +255,10 @@ def _printed(a: dict[str, Any], what: str) -> str:
 @click.option("--timeout", metavar="TIME", help="Return after so long, still waiting: exit code 7.")
 @click.pass_context
 def wait_command(ctx: click.Context, allocation: str, timeout: str | None) -> int:
-    """Block until a waiting request is granted, or lost. Its place stays when this is interrupted."""
+    """Block until a waiting request is granted, or lost. Its place stays when this is interrupted.
+
+    It stays from then on when whoever asked for it dies, too.
+    """
     session = session_of(ctx)
     with session.open() as room:
         result = _result_of_wait(room, allocation, timeout, [])

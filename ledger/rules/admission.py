@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ledger.book import Allocation, Book, Pool
@@ -20,6 +21,8 @@ from ledger.rules.placement import Wish, place, seed_of, strategy_for
 from ledger.rules.quotas import over_quota
 from ledger.rules.waiting import in_the_way
 from ledger.spaces import Space
+
+Plan = tuple[Placement, ...] | None
 
 
 def refuse(draft: Draft, command: Allocate, cause: Cause | None, no: No) -> None:
@@ -110,7 +113,9 @@ class _Place:
     strategy: str
 
 
-def _not_now(book: Book, space: Space, draft: Draft, command: Allocate, seed: int) -> No | _Place:
+def _not_now(
+    book: Book, space: Space, draft: Draft, command: Allocate, seed: int, plan: Plan
+) -> No | _Place:
     """Where the request goes now, or why it does not. May draft what makes room for it."""
     request = command.request
     pool = book.pools[command.pool]
@@ -118,7 +123,7 @@ def _not_now(book: Book, space: Space, draft: Draft, command: Allocate, seed: in
         over = over_quota(book, command.tenant, command.holder, command.pool, request.amounts)
         if over is not None:
             return over
-    barred: set[str] = set()
+    barred: Collection[str] = ()
     if space.waiting:
         first = in_the_way(book, space, request.amounts, pool.policy.order)
         if first is not None:
@@ -128,13 +133,13 @@ def _not_now(book: Book, space: Space, draft: Draft, command: Allocate, seed: in
     if request.sticky is not None:
         prefer = pool.sticky.get((command.tenant, request.sticky), ())
     wish = Wish(request, strategy_for(request, pool.policy, seed), seed, barred, prefer)
-    placements = place(space, pool.mix, wish)
+    placements = place(space, pool.mix, wish) if plan is None else plan
     if placements is None:
         shrunk = make_room(book, space, draft, wish)
         if shrunk is None:
             return no_room(book, space, request, command.tenant, draft.now)
         placements = (shrunk,)
-    elif request.most is not None:
+    elif request.most is not None and plan is None:
         placements = _stretch(book, space, command, placements)
     return _Place(placements, wish.strategy)
 
@@ -158,8 +163,10 @@ def _stretch(
     return stretch(book, space, asking, placements)
 
 
-def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause) -> None:
-    """Draft the outcome of a request: granted, waiting or refused."""
+def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause, plan: Plan = None) -> None:
+    """Draft the outcome of a request: granted, waiting or refused. ``plan`` is where it is to go, as
+    one of a batch that was packed together.
+    """
     found = never(book, command)
     if isinstance(found, No):
         refuse(draft, command, cause, found)
@@ -170,7 +177,7 @@ def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause) -> None:
         refuse(draft, command, cause, refusal(twin))
         return
     request = command.request
-    answer = _not_now(book, space, draft, command, seed_of(command_of(cause)))
+    answer = _not_now(book, space, draft, command, seed_of(command_of(cause)), plan)
     if not isinstance(answer, No):
         _grant(pool, draft, command, cause, answer)
     elif request.wait_ns is None:
@@ -215,7 +222,9 @@ def enqueue(
         refuse(draft, command, cause, full)
         return
     draft.add(
-        Queued(request, draft.now + request.wait_ns, why.reason, why.shortfall, gang),
+        Queued(
+            request, draft.now + request.wait_ns, why.reason, why.shortfall, gang, command.asker
+        ),
         tenant=command.tenant,
         pool=command.pool,
         allocation=f"A{draft.position + 1}",

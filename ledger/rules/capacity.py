@@ -100,6 +100,16 @@ def place_on(node: Node, amounts: Amounts, keep: Devices | None = None) -> Place
     return Placement(node.name, amounts, after, devices)
 
 
+def fit_on(node: Node, parts: Iterable[Amounts]) -> bool:
+    """Whether a node takes all of these, one after the other."""
+    for part in parts:
+        placed = place_on(node, part)
+        if placed is None:
+            return False
+        node = node.plus(placed, 1)
+    return True
+
+
 def fits_empty(node: Node, amounts: Amounts) -> bool:
     """Whether the amounts would fit if nothing were in use."""
     capacity = node.capacity

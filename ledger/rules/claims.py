@@ -1,29 +1,48 @@
-"""Claims: a node that is kept for a request which has waited or was overtaken for long enough.
+"""Claims: nodes that are kept for a request which has waited or was overtaken for long enough.
 
-That is what bounds a wait: on a claimed node nothing lands that competes with the claimant, so it
-waits for no more than what is held there now. A claim ends with the wait, and it is given up where it
-has become useless: where the node cannot take the request any more, or its own quota holds it up.
+One node for a request that lands whole, as many as it needs for a gang or a spread. That is what bounds
+a wait: on a claimed node nothing lands that competes with the claimant, so it waits for no more than
+what is held there now. A claim ends with the wait, and it is given up where it has become useless: where
+the nodes cannot take the request any more, or its own quota holds it up.
+
+Nobody has some of the nodes that it needs: all at once, or none. So no two wait for each other. A gang
+that finds too few nodes without a claim keeps those behind it from claiming more of them, and gets its
+own when those who have claims have been served.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.events import Queued
+from ledger.identity import ProcessIdentity
 from ledger.nodes import Node
-from ledger.requests import Amounts
+from ledger.requests import Amounts, Request
 from ledger.rules.answers import Draft
 from ledger.rules.capacity import carries, fits_empty, short_by
-from ledger.rules.gangs import members
+from ledger.rules.gangs import is_several, members, requests_of, room_for, wants
+from ledger.rules.keeping import missing_on, nodes_for, plan_on, usable
 from ledger.rules.quotas import gang_over_quota, over_quota
 from ledger.spaces import Space
 
+Kept = dict[str, Amounts]
+"""Node that is kept → what is missing on it."""
 
-def compete(one: Amounts, other: Amounts) -> bool:
-    """Whether two requests want a resource in common."""
-    return not one.keys().isdisjoint(other)
+IN_VAIN_MAX = 8
+"""How many that need several nodes may find too few of them, before others like them must wait."""
+NEVER_MAX = 100
+"""The same for those that the pool cannot take at all as it is now."""
+REMEMBERED_MAX = 1_000
+
+_NOBODYS: frozenset[str] = frozenset()
+
+
+def compete(one: Collection[str], other: Collection[str]) -> bool:
+    """Whether two requests (their amounts, or the resources in them) want a resource in common."""
+    return any(resource in other for resource in one)
 
 
 def quota_blocks(book: Book, waiting: Allocation) -> bool:
@@ -42,18 +61,25 @@ def _is_fair(book: Book, waiting: str) -> bool:
     return book.pools[book.allocations[waiting].pool].policy.order == "fair"
 
 
-def barred_for(book: Book, space: Space, amounts: Amounts, own: str | None = None) -> set[str]:
-    """The nodes that are kept for others who compete with these amounts.
+def barred_for(
+    book: Book, space: Space, amounts: Collection[str], own: Allocation | None = None
+) -> frozenset[str]:
+    """The nodes that are kept for others than ``own`` who compete with these amounts.
 
     In strict order nothing passes anyhow: a claim that was made before would only hold up the first.
     """
     if not space.claims or not _is_fair(book, next(iter(space.claims.values()))):
-        return set()
-    return {
-        node
-        for node, claimant in space.claims.items()
-        if claimant != own and compete(book.allocations[claimant].request.amounts, amounts)
-    }
+        return _NOBODYS
+    key = frozenset(amounts)
+    barred = space.barred.get(key)
+    if barred is None:
+        names: set[str] = set()
+        for claimant in dict.fromkeys(space.claims.values()):
+            waiting = book.allocations[claimant]
+            if compete(wants(book, space, waiting), key):
+                names.update(waiting.claims)
+        barred = space.barred[key] = frozenset(names)
+    return barred.difference(own.claims) if own is not None and own.claims else barred
 
 
 def next_late_claim(book: Book, space: Space, now: int) -> Draft | None:
@@ -69,7 +95,7 @@ def next_late_claim(book: Book, space: Space, now: int) -> Draft | None:
 
 
 def next_claim(book: Book, space: Space, now: int, *, late: bool = False) -> Draft | None:
-    """The next request to which a node is due to be kept, or from which one is taken; else None.
+    """The next request for which nodes are due to be kept, or from which they are taken; else None.
 
     Both measures grow with age, so the look ends at the first request that has neither. Where nothing
     is missing a request is served in its turn and needs no claim (but see :func:`next_late_claim`).
@@ -78,36 +104,49 @@ def next_claim(book: Book, space: Space, now: int, *, late: bool = False) -> Dra
         return None
     useless = _useless(book, space)
     if useless is not None:
-        node = _nearest(space, useless) if _is_aged(book, space, useless, now) else None
-        if node is not None and (quota_blocks(book, useless) or not _lacks(node, useless)):
-            node = None
-        return claim(book, useless, node, now)
+        kept = None
+        if _is_aged(book, space, useless, now) and not quota_blocks(book, useless):
+            kept = _nodes_lacking(book, space, useless, set(), late=False)
+        return claim(book, useless, kept or {}, now)
     if len(space.claims) >= len(space.nodes):
         return None
-    without_node = _all_have_claims(space)
+    in_vain = _all_have_claims(space)
+    awaited: set[str] = set()
+    short = never = 0
     for waiting_id in space.waiting:
-        if len(without_node) >= len(space.alike):
+        if len(in_vain) >= len(space.alike):
             return None
         waiting = book.allocations[waiting_id]
         shape = space.shapes[waiting_id]
-        if waiting.gang is not None or waiting.request.spread is not None:
-            without_node.add(shape)
+        if waiting.gang is not None:
+            # Its first member stands for it, and nobody else is of its shape.
+            in_vain.add(shape)
+            if waiting.gang != waiting_id:
+                continue
+        elif shape in in_vain:
             continue
         if not _is_aged(book, space, waiting, now):
             return None
-        if waiting.claim is not None or shape in without_node or quota_blocks(book, waiting):
+        if waiting.claims or quota_blocks(book, waiting):
             continue
-        node = _nearest(space, waiting)
-        if node is None or not (late or _lacks(node, waiting)):
-            without_node.add(shape)
+        if is_several(waiting) and (short >= IN_VAIN_MAX or never >= NEVER_MAX):
+            in_vain.add(shape)
             continue
-        return claim(book, waiting, node, now)
+        kept = _nodes_lacking(book, space, waiting, awaited, late=late)
+        if kept:
+            return claim(book, waiting, kept, now)
+        in_vain.add(shape)
+        if kept is None and is_several(waiting):
+            mine = _awaited_by(book, space, waiting)
+            awaited |= mine
+            short += bool(mine)
+            never += not mine
     return None
 
 
 def _all_have_claims(space: Space) -> set[tuple[object, ...]]:
     """The shapes of which nobody waits without a claim."""
-    counts = Counter(space.shapes[each] for each in space.claims.values())
+    counts = Counter(space.shapes[each] for each in set(space.claims.values()))
     return {shape for shape, count in counts.items() if count == space.alike[shape]}
 
 
@@ -120,36 +159,109 @@ def _is_aged(book: Book, space: Space, waiting: Allocation, now: int) -> bool:
 
 
 def _useless(book: Book, space: Space) -> Allocation | None:
-    """The first claimant that its node can serve no more; nodes are only looked at when they changed."""
+    """The first claimant that its nodes serve no more; they are only looked at when they changed."""
     if not book.quotas and space.claims_checked == space.generation:
         return None
-    for claimant in sorted(space.claims.values(), key=lambda each: int(each[1:])):
+    for claimant in sorted(set(space.claims.values()), key=lambda each: int(each[1:])):
         waiting = book.allocations[claimant]
-        assert waiting.claim is not None
-        if not _takes(space.nodes.get(waiting.claim), waiting) or quota_blocks(book, waiting):
+        if not _serves(book, space, waiting) or quota_blocks(book, waiting):
             return waiting
     space.claims_checked = space.generation
     return None
 
 
+def _serves(book: Book, space: Space, waiting: Allocation) -> bool:
+    """Whether the nodes that are kept for a request can take it, once they are empty."""
+    if space.claims_checked == space.generation:
+        return True
+    if is_several(waiting):
+        return plan_on(space, waiting.claims, requests_of(book, space, waiting)) is not None
+    return _takes(space.nodes.get(waiting.claims[0]), waiting)
+
+
 def claim(
-    book: Book, waiting: Allocation, node: Node | None, now: int, position: int | None = None
+    book: Book, waiting: Allocation, kept: Kept, now: int, position: int | None = None
 ) -> Draft:
-    """Draft the fact that a node is kept for a waiting request, or none any more, after ``position``."""
-    assert waiting.deadline is not None
+    """Draft the fact that nodes are kept for a waiting request, or none any more, after ``position``."""
     draft = Draft(book, now)
     if position is not None:
         draft.position = position
-    kept = {} if node is None else {node.name: short_by(node, waiting.request.amounts)}
-    body = Queued(
-        waiting.request, waiting.deadline, Reason.RESERVED_FOR_WAITING, kept, waiting.gang
-    )
-    draft.on(waiting, body)
+    draft.on(waiting, restated(waiting, kept, waiting.asker))
     return draft
 
 
-def _lacks(node: Node, waiting: Allocation) -> bool:
-    return bool(short_by(node, waiting.request.amounts))
+def restated(waiting: Allocation, kept: Kept, asker: ProcessIdentity | None) -> Queued:
+    """The fact that a request waits on: with these nodes kept, and this process waiting for it."""
+    assert waiting.deadline is not None
+    reason = Reason.RESERVED_FOR_WAITING
+    return Queued(waiting.request, waiting.deadline, reason, kept, waiting.gang, asker)
+
+
+def kept_for(book: Book, waiting: Allocation) -> Kept:
+    """The nodes that are kept for a waiting request, and what is missing on them."""
+    space = book.space_of(waiting.pool, waiting.request.parent)
+    if space is None or not waiting.claims:
+        return {}
+    if is_several(waiting):
+        plan = plan_on(space, waiting.claims, requests_of(book, space, waiting))
+        lacks = {} if plan is None else missing_on(space, plan)
+        return {node: lacks.get(node, {}) for node in waiting.claims}
+    return {n: short_by(space.nodes[n], waiting.request.amounts) for n in waiting.claims}
+
+
+def _nodes_lacking(
+    book: Book, space: Space, waiting: Allocation, awaited: set[str], *, late: bool
+) -> Kept | None:
+    """The nodes to keep for a request, and what is missing on them. Empty where it has room and needs
+    no claim; None where no nodes without a claim could take it. None of those that are ``awaited``.
+    """
+    if not is_several(waiting):
+        node = _nearest(space, waiting, awaited)
+        if node is None:
+            return None
+        missing = short_by(node, waiting.request.amounts)
+        return {node.name: missing} if late or missing else {}
+    taken = {name for name, who in space.claims.items() if who != waiting.id} | awaited
+    requests = requests_of(book, space, waiting)
+    names = _nodes_for(space, waiting, requests, frozenset(taken))
+    if names is None:
+        return None
+    barred = barred_for(book, space, wants(book, space, waiting), waiting)
+    if not late and room_for(book, space, book.pools[waiting.pool], waiting, barred) is not None:
+        return {}
+    plan = plan_on(space, names, requests)
+    assert plan is not None
+    return missing_on(space, plan)
+
+
+def _awaited_by(book: Book, space: Space, waiting: Allocation) -> frozenset[str]:
+    """The nodes that those behind must not claim, so that there are enough in the end."""
+    seen = space.awaited.get(waiting.id)
+    if seen is not None and seen[0] == space.generation:
+        return seen[1]
+    requests = requests_of(book, space, waiting)
+    awaited = _NOBODYS
+    if nodes_for(space, requests, ()) is not None:
+        awaited = frozenset(usable(space, requests))
+    space.awaited[waiting.id] = (space.generation, awaited)
+    return awaited
+
+
+def _nodes_for(
+    space: Space, waiting: Allocation, requests: list[Request], taken: frozenset[str]
+) -> frozenset[str] | None:
+    """As :func:`ledger.rules.keeping.nodes_for`, remembering what was in vain: only the sizes of nodes
+    and who has claimed them count for that.
+    """
+    key = (waiting.id, taken)
+    if space.claims_in_vain.get(key) == space.generation:
+        return None
+    names = nodes_for(space, requests, taken)
+    if names is None:
+        if len(space.claims_in_vain) >= REMEMBERED_MAX:
+            space.claims_in_vain.clear()
+        space.claims_in_vain[key] = space.generation
+    return names
 
 
 def _takes(node: Node | None, waiting: Allocation) -> bool:
@@ -161,13 +273,13 @@ def _takes(node: Node | None, waiting: Allocation) -> bool:
     )
 
 
-def _nearest(space: Space, waiting: Allocation) -> Node | None:
+def _nearest(space: Space, waiting: Allocation, awaited: set[str]) -> Node | None:
     """The node on which least is missing that nobody has claimed; by name where that is equal."""
     amounts = waiting.request.amounts
     best: tuple[int, str] | None = None
     chosen = None
     for node in space.nodes.values():
-        if node.name in space.claims or not _takes(node, waiting):
+        if node.name in space.claims or node.name in awaited or not _takes(node, waiting):
             continue
         missing = short_by(node, amounts)
         share = sum(lack * 1_000_000 // amounts[r] for r, lack in missing.items())

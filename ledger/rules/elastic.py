@@ -12,7 +12,7 @@ from ledger.events import Adjusted
 from ledger.nodes import Node
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Placement
 from ledger.rules.answers import Draft
-from ledger.rules.capacity import free, place_on, short_by
+from ledger.rules.capacity import fit_on, free, left, place_on, short_by
 from ledger.rules.placement import Wish, eligible
 from ledger.rules.quotas import headroom, over_quota
 from ledger.rules.resizing import place_again
@@ -75,7 +75,8 @@ def _others(book: Book, space: Space, asking: str, resource: str) -> bool:
     return any(count > (kind == own) for kind, count in space.kinds.items() if resource in kind)
 
 
-def _stretchy(book: Book, space: Space, node: str | None = None) -> list[Allocation]:
+def stretchy(book: Book, space: Space, node: str | None = None) -> list[Allocation]:
+    """The allocations that may grow and shrink, of all nodes or of one, by arrival."""
     found = [book.allocations[each] for each in space.elastic]
     active = [
         a for a in found if a.state == "active" and len(a.placements) == 1 and not _lends(book, a)
@@ -101,30 +102,59 @@ def make_room(book: Book, space: Space, draft: Draft, wish: Wish) -> Placement |
         return None
     amounts = wish.request.amounts
     for node in eligible(space.nodes.values(), wish):
-        missing = short_by(node, amounts)
+        missing = _needed(node, amounts)
         excess: Amounts = {}
-        there = _stretchy(book, space, node.name)
+        there = stretchy(book, space, node.name)
         for a in there:
             for resource, amount in a.amounts.items():
                 over = amount - a.request.amounts[resource]
                 excess[resource] = excess.get(resource, 0) + over
         if not missing or any(lack > excess.get(r, 0) for r, lack in missing.items()):
             continue
-        placed = _shrink(draft, node, there, amounts)
-        if placed is not None:
-            return placed
+        shrunk = shrink_on(draft, node, there, [amounts])
+        if shrunk is not None:
+            return place_on(shrunk, amounts)
     return None
 
 
-def _shrink(draft: Draft, node: Node, there: list[Allocation], asked: Amounts) -> Placement | None:
-    """Shrink those on a node, most stretched first, until ``asked`` fits. Undrafts what was in vain."""
+def _needed(node: Node, asked: Amounts) -> Amounts:
+    """Resource → what has to be given back on a node for ``asked`` to fit there.
+
+    On a node that holds more than it has, that is more than what is missing of what is asked.
+    """
+    missing = short_by(node, asked)
+    over = {r: amount - left(node, r) for r, amount in asked.items()}
+    needed = {r: max(missing.get(r, 0), lack) for r, lack in over.items()}
+    return {r: lack for r, lack in needed.items() if lack > 0}
+
+
+def shrunk_to_least(node: Node, there: list[Allocation]) -> Node:
+    """A node with all that is stretched there at its least."""
+    for a in there[:SHRUNK_MAX]:
+        smaller = place_again(node, a.placements[0], a.request.amounts, shrinking=True)
+        if smaller is not None:
+            node = node.plus(a.placements[0], -1).plus(smaller, 1)
+    return node
+
+
+def shrink_on(
+    draft: Draft, node: Node, there: list[Allocation], parts: list[Amounts]
+) -> Node | None:
+    """Shrink those on a node, most stretched first, until all ``parts`` fit; the node then, or None.
+
+    Undrafts what was in vain.
+    """
+    asked: Amounts = {}
+    for part in parts:
+        for resource, amount in part.items():
+            asked[resource] = asked.get(resource, 0) + amount
     kept, position = len(draft.events), draft.position
     by_excess = sorted(
         there,
         key=lambda a: (-sum(v - a.request.amounts[r] for r, v in a.amounts.items()), a.position),
     )
     for a in by_excess[:SHRUNK_MAX]:
-        missing = short_by(node, asked)
+        missing = _needed(node, asked)
         if not missing:
             break
         wanted = {}
@@ -140,11 +170,11 @@ def _shrink(draft: Draft, node: Node, there: list[Allocation], asked: Amounts) -
             continue
         node = node.plus(a.placements[0], -1).plus(smaller, 1)
         draft.on(a, Adjusted(wanted, a.amounts, (smaller,), LEDGER, "shrunk to make room"))
-    placed = place_on(node, asked)
-    if placed is None:
-        del draft.events[kept:]
-        draft.position = position
-    return placed
+    if fit_on(node, parts):
+        return node
+    del draft.events[kept:]
+    draft.position = position
+    return None
 
 
 def next_growth(book: Book, space: Space, now: int) -> Draft | None:
@@ -152,7 +182,7 @@ def next_growth(book: Book, space: Space, now: int) -> Draft | None:
     if not space.elastic or (space.parent is None and book.pools[space.key].closed):
         return None
     wanted_by_others = {resource for kind in space.kinds for resource in kind}
-    for a in _stretchy(book, space):
+    for a in stretchy(book, space):
         node = space.nodes[a.placements[0].node]
         most = a.request.most
         if most is None or node.cordoned:

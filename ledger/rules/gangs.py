@@ -1,13 +1,21 @@
-"""Gangs: the requests of an atomic batch that waits. They are one place in the queue, all or none."""
+"""Gangs: the requests of an atomic batch that waits. They are one place in the queue, all or none.
+
+A request that is spread over several nodes needs as much at once; what is said here of a gang's nodes
+and claims is said of it too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ledger.book import Allocation, Book, Pool
-from ledger.requests import Amounts
+from ledger.requests import Amounts, Request
 from ledger.rules.answers import Draft
 from ledger.rules.granting import grant as grant_one
 from ledger.rules.granting import wish_of
-from ledger.rules.placement import Wish, place, strategy_for
+from ledger.rules.keeping import as_planned, on_claimed
+from ledger.rules.packing import Packed, could_ever, each_alone, together
+from ledger.rules.placement import Wish, strategy_for
 from ledger.spaces import Space
 
 
@@ -27,32 +35,59 @@ def total(book: Book, waiting: Allocation) -> Amounts:
     return asked
 
 
+def is_several(waiting: Allocation) -> bool:
+    """Whether a waiting request needs room on several nodes at once, or may."""
+    return waiting.gang is not None or waiting.request.spread is not None
+
+
+def all_of(book: Book, space: Space, first: Allocation) -> list[Allocation]:
+    """All that wait in one place of the queue, by arrival."""
+    return [first] if first.gang is None else members(book, space, first.gang)
+
+
+def requests_of(book: Book, space: Space, first: Allocation) -> list[Request]:
+    """What is asked for in one place of the queue, by arrival."""
+    return [each.request for each in all_of(book, space, first)]
+
+
+def wants(book: Book, space: Space, first: Allocation) -> set[str]:
+    """The resources that one place of the queue asks for."""
+    if first.gang is None:
+        return set(first.request.amounts)
+    return {
+        resource for each in members(book, space, first.gang) for resource in each.request.amounts
+    }
+
+
+def room_for(
+    book: Book, space: Space, pool: Pool, first: Allocation, barred: Collection[str], steps: int = 0
+) -> Packed | None:
+    """Where a gang or a spread fits now, or None. ``steps``: see :func:`ledger.rules.packing.together`.
+
+    Whoever has a claim is granted on the claimed nodes as soon as they have emptied.
+    """
+    gang = all_of(book, space, first)
+    wishes = [wish_of(pool, each, barred, first.claims) for each in gang]
+    found = together(space, pool.mix, wishes, steps)
+    if found is None and first.claims and len(gang) > 1 and each_alone(space, pool.mix, wishes):
+        requests = [each.request for each in gang]
+        found = on_claimed(space, first.claims, requests)
+        if found is None:
+            found = as_planned(space, first.claims, requests)
+    return found
+
+
 def grant(
-    book: Book, space: Space, pool: Pool, first: Allocation, barred: set[str], now: int
-) -> Draft | None:
-    """The grant of a whole gang, each member seeing those before it; None where one does not fit."""
-    assert first.gang is not None
-    shadow = space.fork()
-    draft = Draft(book, now)
-    for member in members(book, space, first.gang):
-        wish = wish_of(pool, member, barred)
-        placements = place(shadow, pool.mix, wish)
-        if placements is None:
-            return None
-        for placement in placements:
-            shadow.replace(shadow.nodes[placement.node].plus(placement, 1))
-        grant_one(book, draft, member, placements, wish.strategy)
+    book: Book, space: Space, pool: Pool, first: Allocation, found: Packed, draft: Draft
+) -> Draft:
+    """Draft the grant of a whole gang, or of a spread, where room was found."""
+    for member, placements in zip(all_of(book, space, first), found, strict=True):
+        grant_one(book, draft, member, placements, wish_of(pool, member, ()).strategy)
     return draft
 
 
 def could_ever_fit(pool: Pool, wishes: list[Wish]) -> bool:
-    """Whether a gang would fit if nothing were in use."""
-    shadow = Space(pool.name, {n.name: n.empty() for n in pool.space.nodes.values()})
-    for wish in wishes:
-        policy = strategy_for(wish.request, pool.policy, wish.seed)
-        placements = place(shadow, pool.mix, Wish(wish.request, policy, wish.seed))
-        if placements is None:
-            return False
-        for placement in placements:
-            shadow.replace(shadow.nodes[placement.node].plus(placement, 1))
-    return True
+    """Whether a gang may fit if nothing were in use. False only where it is certain that it does not."""
+    empty = Space(pool.name, {n.name: n.empty() for n in pool.space.nodes.values()})
+    told = [Wish(w.request, strategy_for(w.request, pool.policy, w.seed), w.seed) for w in wishes]
+    return could_ever(empty, pool.mix, told)

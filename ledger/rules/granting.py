@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ledger.book import Allocation, Book, Pool
 from ledger.events import Allocated, Reserved
 from ledger.requests import Amounts, Placement
@@ -10,15 +12,19 @@ from ledger.rules.leases import bounds
 from ledger.rules.placement import Wish, seed_of, strategy_for
 
 
-def wish_of(pool: Pool, allocation: Allocation, barred: set[str]) -> Wish:
-    """How a waiting request is placed: as its command said, by its policy, on nodes free to it."""
+def wish_of(
+    pool: Pool, allocation: Allocation, barred: Collection[str], kept: tuple[str, ...] = ()
+) -> Wish:
+    """How a waiting request is placed: as its command said, by its policy, on nodes free to it.
+
+    ``kept`` are nodes that are kept for it through another of its gang.
+    """
     request = allocation.request
     seed = seed_of(allocation.command or allocation.id)
     prefer: tuple[str, ...] = ()
     if request.sticky is not None:
         prefer = pool.sticky.get((allocation.tenant, request.sticky), ())
-    if allocation.claim is not None:
-        prefer = (allocation.claim, *prefer)
+    prefer = (*(allocation.claims or kept), *prefer)
     return Wish(request, strategy_for(request, pool.policy, seed), seed, barred, prefer)
 
 

@@ -30,6 +30,15 @@ def bounds(request: Request, policy: Policy, now: int) -> tuple[int | None, int 
     ), max_age_until
 
 
+def first_bound(book: Book, allocation: Allocation) -> int | None:
+    """The maximum age of what was bound to a process until now and gets a ttl, from its grant on."""
+    policy = book.pools[allocation.pool].policy
+    limits = [a for a in (allocation.request.max_age_ns, policy.max_age_ns) if a is not None]
+    if not limits:
+        return None
+    return (allocation.granted_at or allocation.requested_at) + min(limits)
+
+
 def renewed_until(allocation: Allocation, ttl_ns: int | None, now: int) -> int | No:
     """The new end of a lease. Renewing never shortens it, and never goes beyond its maximum age."""
     if allocation.lease_until is None:

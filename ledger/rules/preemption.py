@@ -6,7 +6,7 @@ quota. Fewest first, then youngest. They are asked, have their grace, and are re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from ledger.advance import LEDGER
@@ -15,8 +15,8 @@ from ledger.events import Ending, Reclaimed
 from ledger.nodes import Node
 from ledger.requests import PRIORITIES
 from ledger.rules.answers import Draft
-from ledger.rules.capacity import carries, place_on
-from ledger.rules.claims import claim
+from ledger.rules.capacity import carries, place_on, short_by
+from ledger.rules.claims import Kept, claim
 from ledger.rules.leases import end_descendants
 from ledger.rules.quotas import Leaving, borrows_from
 from ledger.spaces import Space
@@ -25,31 +25,39 @@ VICTIMS_MAX = 64
 """The most allocations that one request may send away."""
 
 
-class _Senders:
+class Senders:
     """Whom a waiting request may send away, given who has been asked to go already."""
 
-    def __init__(self, book: Book, pool: Pool, asking: Allocation) -> None:
+    def __init__(
+        self, book: Book, pool: Pool, asking: Allocation, *, for_quota: bool = True
+    ) -> None:
         self._book = book
         self._asking = asking
         self._by_priority = pool.policy.preemption == "lower_priority"
         self._mine = PRIORITIES.index(asking.request.priority)
-        self._borrows = any((asking.tenant, where) in book.cohorts for where in (None, pool.name))
-        self._leaving: Leaving = {}
-        if self._borrows:
-            for a in book.allocations.values():
-                if a.state == "ending" and a.request.parent is None:
-                    _count_in(self._leaving, a)
+        self._borrows = for_quota and any(
+            (asking.tenant, where) in book.cohorts for where in (None, pool.name)
+        )
+        self._leaving: Leaving | None = None
 
     def choose(self, candidates: Iterable[Allocation]) -> Iterator[Allocation]:
         """Those of the candidates that may be sent away, the youngest first, one after the other."""
-        leaving = self._leaving
+        leaving: Leaving = {}
         if self._borrows:
-            leaving = {key: amounts.copy() for key, amounts in leaving.items()}
+            leaving = {key: amounts.copy() for key, amounts in self._who_leave().items()}
         for a in sorted(candidates, key=lambda a: (-(a.granted_at or 0), -a.position)):
             if self._may(a, leaving):
                 yield a
                 if self._borrows:
                     _count_in(leaving, a)
+
+    def _who_leave(self) -> Leaving:
+        if self._leaving is None:
+            self._leaving = {}
+            for a in self._book.allocations.values():
+                if a.state == "ending" and a.request.parent is None:
+                    _count_in(self._leaving, a)
+        return self._leaving
 
     def counts_on(self, a: Allocation) -> bool:
         """Whether one that was asked to end already will go, and would have been sent away for this."""
@@ -74,7 +82,7 @@ def _count_in(leaving: Leaving, a: Allocation) -> None:
 
 
 def make_room(
-    book: Book, space: Space, pool: Pool, asking: Allocation, barred: set[str], now: int
+    book: Book, space: Space, pool: Pool, asking: Allocation, barred: frozenset[str], now: int
 ) -> Draft | None:
     """Ask those to go who are in the way, and keep their node for the one who waits; None where nobody
     may be sent away, or where those who are going already are enough.
@@ -84,23 +92,29 @@ def make_room(
         return None
     if pool.policy.preemption == "never" and not book.cohorts:
         return None
-    may = _Senders(book, pool, asking)
+    # A node has one claim, so what is kept for somebody else cannot be kept for this one too.
+    names = {name for name in asking.claims if name in space.standing}
+    if len(space.claims) < len(space.nodes):
+        names |= space.standing.keys() - space.claims.keys() - barred
+    if not names:
+        return None
+    may = Senders(book, pool, asking)
     best: tuple[int, int, str] | None = None
     chosen: list[Allocation] = []
-    for name, ids in space.standing.items():
+    for name in sorted(names):
         node = space.nodes[name]
-        # A node has one claim, so what is kept for somebody else cannot be kept for this one too.
-        taken = name in barred or space.claims.get(name, asking.id) != asking.id
-        if taken or node.cordoned or not carries(node, request.select):
+        if node.cordoned or not carries(node, request.select):
             continue
-        there = [book.allocations[each] for each in ids]
+        there = [book.allocations[each] for each in space.standing[name]]
         for a in there:
             if a.state == "ending" and (name == asking.claim or may.counts_on(a)):
-                node = _without(node, a)
+                node = without(node, a)
         victims: list[Allocation] | None = []
         if place_on(node, request.amounts) is None:
             active = (a for a in there if a.state == "active" and len(a.placements) == 1)
-            victims = _fewest(node, may.choose(active), asking)
+            victims = fewest(
+                node, may.choose(active), lambda n: place_on(n, request.amounts) is not None
+            )
         elif name == asking.claim:
             return None
         if victims is None:
@@ -108,48 +122,52 @@ def make_room(
         age = sum(now - (v.granted_at or now) for v in victims)
         if best is None or (len(victims), age, name) < best:
             best, chosen = (len(victims), age, name), victims
-    return None if best is None else _ask(book, space, pool, asking, best[2], chosen, now)
+    if best is None:
+        return None
+    kept = {best[2]: short_by(space.nodes[best[2]], request.amounts)}
+    return ask(book, pool, asking, kept, chosen, now)
 
 
-def _without(node: Node, a: Allocation) -> Node:
+def without(node: Node, a: Allocation) -> Node:
+    """A node without what an allocation holds there."""
     for placement in a.placements:
         if placement.node == node.name:
             node = node.plus(placement, -1)
     return node
 
 
-def _fewest(
-    node: Node, candidates: Iterator[Allocation], asking: Allocation
+def fewest(
+    node: Node, candidates: Iterator[Allocation], fits: Callable[[Node], bool]
 ) -> list[Allocation] | None:
-    """Who of the candidates, in their order, must leave a node for the request to fit, nobody in vain;
-    None: not enough.
+    """Who of the candidates, in their order, must leave a node until it ``fits``, nobody in vain; None:
+    not enough.
     """
     shadow = node
     victims: list[Allocation] = []
     for victim in islice(candidates, VICTIMS_MAX):
         shadow = shadow.plus(victim.placements[0], -1)
         victims.append(victim)
-        if place_on(shadow, asking.request.amounts) is not None:
+        if fits(shadow):
             break
     else:
         return None
     for victim in list(victims[:-1]):
         back = shadow.plus(victim.placements[0], 1)
-        if place_on(back, asking.request.amounts) is not None:
+        if fits(back):
             shadow = back
             victims.remove(victim)
     return victims
 
 
-def _ask(
+def ask(
     book: Book,
-    space: Space,
     pool: Pool,
     asking: Allocation,
-    node: str,
+    kept: Kept,
     victims: list[Allocation],
     now: int,
 ) -> Draft:
+    """Draft that the victims are to go, and that their nodes are kept for the one who asks."""
     draft = Draft(book, now)
     grace = pool.policy.grace_ns
     reason = f"{asking.id} of {asking.holder} comes first"
@@ -164,6 +182,6 @@ def _ask(
             end_descendants(book, draft, victim, now)
             evidence = {"preempted_by": asking.id}
             draft.on(victim, Reclaimed("preempted", evidence, LEDGER, reason, False))
-    if asking.claim != node:
-        draft.events += claim(book, asking, space.nodes[node], now, draft.position).events
+    if asking.claims != tuple(sorted(kept)):
+        draft.events += claim(book, asking, kept, now, draft.position).events
     return draft

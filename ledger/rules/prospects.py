@@ -8,7 +8,7 @@ from ledger.book import Allocation, Book
 from ledger.quick import dataclass
 from ledger.requests import Amounts
 from ledger.rules.capacity import short_by
-from ledger.rules.claims import quota_blocks
+from ledger.rules.claims import kept_for, quota_blocks
 from ledger.rules.estimates import eta
 from ledger.rules.explain import blockers, nearest_node
 
@@ -37,9 +37,12 @@ def prospect(book: Book, waiting: Allocation, now: int) -> Prospect:
     if node is None:
         return Prospect(ahead, None, None, {}, ())
     missing = short_by(node, waiting.request.amounts)
+    lacks = {node.name: missing} if missing else {}
+    if len(waiting.claims) > 1:
+        lacks = {name: lack for name, lack in kept_for(book, waiting).items() if lack}
     in_the_way = blockers(book, space, node.name, waiting.tenant)
     estimate = None
     if ahead == 0 and waiting.gang is None and not quota_blocks(book, waiting):
         estimate = eta(book, space, node, waiting.request, now)
     eta_ns, basis = (None, None) if estimate is None else estimate
-    return Prospect(ahead, eta_ns, basis, {node.name: missing} if missing else {}, in_the_way)
+    return Prospect(ahead, eta_ns, basis, lacks, in_the_way)

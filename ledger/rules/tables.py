@@ -34,6 +34,8 @@ GRADIENT_WEIGHT = 20
 TABLES_MAX = 8
 MASKS_MAX = 256
 """The most selectors whose nodes are remembered."""
+BARRED_LEAST = 8
+"""Shorter lists of nodes that are kept for others are looked up each time."""
 
 (CARDS,) = CARD_RESOURCES
 _Select = tuple[tuple[str, str], ...]
@@ -67,6 +69,7 @@ class Table:
         self.cards: Numbers = numpy.zeros((count, width), numpy.int64)
         self.outside_on_cards = False
         self.masks: dict[_Select, Flags] = {}
+        self.barred: dict[frozenset[str], Numbers] = {}
         self.derived: dict[str, Any] = {}
         self.stale: set[int] = set()
         for row, node in enumerate(self.nodes):
@@ -81,6 +84,7 @@ class Table:
         other.open = self.open.copy()
         other.cards = self.cards.copy()
         other.masks = self.masks.copy()
+        other.barred = {}
         other.derived = {}
         other.stale = set()
         return other
@@ -125,11 +129,21 @@ class Table:
                     fits[:] = False
                 else:
                     fits &= (self.cards == CARD).sum(axis=1) >= amount // CARD
-        for name in barred:
-            row = self.row.get(name)
-            if row is not None:
-                fits[row] = False
+        if barred:
+            fits[self._rows_of(barred)] = False
         return fits
+
+    def _rows_of(self, names: Collection[str]) -> list[int] | Numbers:
+        """The rows of nodes by their names; what is asked again and again is remembered."""
+        if len(names) < BARRED_LEAST or not isinstance(names, frozenset):
+            return [self.row[name] for name in names if name in self.row]
+        found = self.barred.get(names)
+        if found is None:
+            if len(self.barred) >= MASKS_MAX:
+                self.barred = {}
+            rows = [self.row[name] for name in names if name in self.row]
+            found = self.barred[names] = self.np.array(rows, self.np.int64)
+        return found
 
     def mask(self, select: Mapping[str, str]) -> Flags:
         """Of each node, whether it has the wanted labels."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ledger.book import LIVE, Allocation, Book
 from ledger.commands import (
     Adjust,
+    Await,
     Confirm,
     Reclaim,
     Release,
@@ -28,8 +29,9 @@ from ledger.events import (
 from ledger.rules.adjusting import adjustment
 from ledger.rules.answers import Draft, No
 from ledger.rules.budgets import settlement
+from ledger.rules.claims import kept_for, restated
 from ledger.rules.gangs import members
-from ledger.rules.leases import bounds, end_descendants, renewed_until
+from ledger.rules.leases import bounds, end_descendants, first_bound, renewed_until
 from ledger.rules.quotas import over_quota
 
 
@@ -127,6 +129,7 @@ def release(
             evidence,
             command.claim.who,
             "released after it was asked to end",
+            consumed=command.consumed,
         )
         draft.on(allocation, body, cause=cause)
     else:
@@ -141,12 +144,22 @@ def transfer(
     if allocation.state != "active":
         return _not_held(allocation, "be transferred")
     lease_until = allocation.lease_until
+    max_age_until = None
     if command.process is not None:
         lease_until = None
     elif command.ttl_ns is not None:
         lease_until = draft.now + command.ttl_ns
-        if allocation.max_age_until is not None:
-            lease_until = min(lease_until, allocation.max_age_until)
+        cap = allocation.max_age_until
+        if cap is None:
+            cap = max_age_until = first_bound(book, allocation)
+        if cap is not None and cap <= draft.now:
+            return No(
+                Reason.MAX_AGE_REACHED,
+                f"{allocation.id} has reached its maximum age: no ttl can be given to it",
+                "give the new holder's --pid, or release it and allocate anew",
+            )
+        if cap is not None:
+            lease_until = min(lease_until, cap)
     elif lease_until is None:
         return No(
             Reason.INVALID,
@@ -165,7 +178,9 @@ def transfer(
         if over is not None:
             return over
     draft.add(
-        Transferred(allocation.holder, command.claim.who, command.process, lease_until),
+        Transferred(
+            allocation.holder, command.claim.who, command.process, lease_until, max_age_until
+        ),
         tenant=allocation.tenant,
         pool=allocation.pool,
         allocation=allocation.id,
@@ -173,6 +188,16 @@ def transfer(
         task=command.to_task or allocation.task,
         cause=cause,
     )
+    return None
+
+
+def await_(
+    book: Book, draft: Draft, command: Await, allocation: Allocation, cause: Cause
+) -> No | None:
+    """Somebody else waits for a request: it is no longer given up with the process that asked."""
+    if allocation.state == "waiting" and allocation.asker is not None:
+        body = restated(allocation, kept_for(book, allocation), None)
+        draft.on(allocation, body, cause=cause)
     return None
 
 
@@ -204,6 +229,13 @@ def reclaim(
 ) -> No | None:
     """Take back, for a cause and with evidence; ask first where the holder's process still lives."""
     who = command.claim.who
+    asker = command.asker
+    if asker is not None and (allocation.state != "waiting" or allocation.asker != asker):
+        return No(
+            Reason.INVALID,
+            f"{allocation.id} is not waited for by process {asker.pid} alone any more",
+            "it stays as it is",
+        )
     if allocation.state not in LIVE:
         body = Withdrawn(command.cause, who, command.reason, command.evidence)
         draft.on(allocation, body, cause=cause)

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ledger.book import Allocation, Book, Pool
-from ledger.requests import Amounts
-from ledger.rules import elastic, gangs, preemption
+from ledger.requests import Amounts, Placement
+from ledger.rules import clearing, elastic, gangs, preemption
 from ledger.rules.answers import Draft
+from ledger.rules.capacity import place_on
 from ledger.rules.claims import (
     barred_for,
     compete,
@@ -23,8 +24,12 @@ from ledger.rules.claims import (
     quota_blocks,
 )
 from ledger.rules.granting import grant, wish_of
+from ledger.rules.packing import STEPS_NOW
 from ledger.rules.placement import place
 from ledger.spaces import Space
+
+SEARCHES_MAX = 4
+"""For how many without a claim one pass searches for room beyond trying two orders."""
 
 
 def in_the_way(book: Book, space: Space, amounts: Amounts, policy_order: str) -> Allocation | None:
@@ -94,7 +99,7 @@ def _serve_strictly(
     for waiting in line:
         asked = waiting.request.amounts if waiting.gang is None else gangs.total(book, waiting)
         if not compete(asked, blocked):
-            draft = _grant_or_make_room(book, space, pool, waiting, now)
+            draft = _grant_or_make_room(book, space, pool, waiting, now, STEPS_NOW)
             if draft is not None:
                 return draft
         blocked.update(asked)
@@ -114,39 +119,68 @@ def _serve_fairly(
     may_preempt = pool.policy.preemption != "never" or bool(book.cohorts)
     failed: set[tuple[object, ...]] = set()
     tried: set[str] = set()
+    searched = 0
+    # Where nobody gives way, who has a claim has one place more than others of its shape: its node.
+    only_claims = not may_preempt and not space.elastic
     for waiting in line:
         shape = space.shapes[waiting.id]
         if may_preempt:
             # Whom it may send away depends on who asks.
             shape = (*shape, waiting.request.priority, waiting.tenant)
-        if shape in failed and waiting.claim is None:
+        if shape in failed and (not waiting.claims or _has_no_room(space, waiting, only_claims)):
             continue
-        draft = _grant_or_make_room(book, space, pool, waiting, now)
+        steps = STEPS_NOW if searched < SEARCHES_MAX else 0
+        searched += gangs.is_several(waiting)
+        draft = _grant_or_make_room(book, space, pool, waiting, now, steps)
         if draft is not None:
             return draft
         tried.add(waiting.id)
-        if waiting.claim is None:
+        if only_claims or not waiting.claims:
             failed.add(shape)
         nothing_else = not may_preempt and len(failed) >= len(space.alike)
         if nothing_else or len(tried) >= pool.policy.backfill_depth:
             break
-    claimants = sorted(space.claims.values(), key=lambda each: int(each[1:]))
-    for waiting in _unblocked(book, space, (each for each in claimants if each not in tried)):
-        draft = _grant_or_make_room(book, space, pool, waiting, now)
+    claimants = sorted(set(space.claims.values()) - tried, key=lambda each: int(each[1:]))
+    for waiting in _unblocked(book, space, claimants):
+        if space.shapes[waiting.id] in failed and _has_no_room(space, waiting, only_claims):
+            continue
+        draft = _grant_or_make_room(book, space, pool, waiting, now, 0)
         if draft is not None:
             return draft
     return None
 
 
+def _has_no_room(space: Space, waiting: Allocation, only_claims: bool) -> bool:
+    """Whether one with a claim, of a shape that fits nowhere else, does not fit on its node either."""
+    if not only_claims or gangs.is_several(waiting):
+        return False
+    node = space.nodes.get(waiting.claims[0])
+    return node is None or place_on(node, waiting.request.amounts) is None
+
+
 def _grant_or_make_room(
-    book: Book, space: Space, pool: Pool, waiting: Allocation, now: int
+    book: Book, space: Space, pool: Pool, waiting: Allocation, now: int, steps: int
 ) -> Draft | None:
-    if waiting.gang is not None:
-        barred = barred_for(book, space, gangs.total(book, waiting), waiting.id)
-        return gangs.grant(book, space, pool, waiting, barred, now)
-    barred = barred_for(book, space, waiting.request.amounts, waiting.id)
+    if gangs.is_several(waiting):
+        barred = barred_for(book, space, gangs.wants(book, space, waiting), waiting)
+        if len(barred) >= len(space.nodes):
+            return None
+        found = gangs.room_for(book, space, pool, waiting, barred, steps)
+        if found is not None:
+            return gangs.grant(book, space, pool, waiting, found, Draft(book, now))
+        return clearing.make_room(book, space, pool, waiting, barred, now) if steps else None
+    barred = barred_for(book, space, waiting.request.amounts, waiting)
+    if len(barred) >= len(space.nodes):
+        # Every node is kept for others: no look at them is needed.
+        return None
     wish = wish_of(pool, waiting, barred)
-    placements = place(space, pool.mix, wish)
+    if waiting.claims and len(barred) == len(space.nodes) - 1:
+        # Its own node is all that is left to it.
+        placements: tuple[Placement, ...] | None
+        placed = place_on(space.nodes[waiting.claims[0]], waiting.request.amounts)
+        placements = None if placed is None else (placed,)
+    else:
+        placements = place(space, pool.mix, wish)
     draft = Draft(book, now)
     if placements is not None:
         grant(

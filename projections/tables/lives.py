@@ -386,6 +386,7 @@ class Lives(Projection):
         assert e.holder is not None
         life.holder, life.task, life.token = e.holder, e.task, e.position
         life.expires_at = e.data.get("lease_until")
+        life.max_age_until = e.data.get("max_age_until", life.max_age_until)
         if life.kind == "observed":
             return
         self._close(e, life)

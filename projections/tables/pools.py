@@ -375,7 +375,7 @@ class Pools(Projection):
         pool = self._pools.get((life.pool,))
         if pool is None or not pool["consumable"]:
             return
-        consumed = e.data.get("consumed") if e.type == "released" else None
+        consumed = e.data.get("consumed") if e.type in ("released", "reclaimed") else None
         for placement in life.placements:
             gone = placement["amounts"] if consumed is None else consumed
             for resource, amount in gone.items():

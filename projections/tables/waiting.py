@@ -55,8 +55,8 @@ class Queue(Projection):
             return
         known = self._queue.get((life.id,))
         if known is not None:
-            # It waits on, and a node is kept for it from here on.
-            known["kept_node"] = next(iter(data.get("shortfall", {})), None)
+            # It waits on, and nodes are kept for it from here on: of a gang or a spread, several.
+            known["kept_node"] = ",".join(sorted(data.get("shortfall", {}))) or None
             self._queue.put((life.id,), known)
             return
         row = self._queue.new(

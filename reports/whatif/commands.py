@@ -12,6 +12,7 @@ from typing import Any
 
 from ledger import commands as c
 from ledger import events as e
+from ledger.advance import LEDGER
 from ledger.book import Allocation, Book
 from ledger.content import content_digest
 from ledger.events import Event
@@ -26,6 +27,9 @@ def command_of(event: Event, book: Book) -> c.AnyCommand | None:
     ``book`` is the book before the event.
     """
     body = event.body
+    if isinstance(body, e.Queued) and event.allocation != f"A{event.position}":
+        # It waited already, and somebody else waits for it from here on.
+        return c.Await(**_target(event, event.holder or LEDGER))
     if isinstance(body, e.Allocated | e.Reserved | e.Queued | e.Refused):
         return _request(event)
     make = _ON_ONE.get(type(body)) if event.allocation is not None else None
@@ -86,6 +90,7 @@ def _request(event: Event, *, item: bool = False) -> c.Allocate | None:
         request=request,
         task=event.task,
         metadata=event.metadata,
+        asker=body.asker if isinstance(body, e.Queued) else None,
     )
 
 
@@ -153,7 +158,7 @@ def _ending(event: Event, body: e.Ending, before: Allocation) -> c.Reclaim:
 def _reclaimed(event: Event, body: e.Reclaimed, before: Allocation) -> c.AnyCommand:
     target = _target(event, body.by)
     if before.state == "ending" and body.reason == _RELEASED_AFTER:
-        return c.Release(**target)
+        return c.Release(**target, consumed=body.consumed)
     return c.Reclaim(
         **target,
         cause=body.cause,

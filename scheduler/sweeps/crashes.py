@@ -1,7 +1,8 @@
 """The crash sweep: takes back what processes hold that are provably dead.
 
 Only the process that the allocation is bound to is judged, and only from where it can be seen:
-another host or pid namespace is left alone. A waiting request whose process died is withdrawn.
+another host or pid namespace is left alone. A waiting request whose process died is withdrawn, and so
+is one for which only a process waited that died: nobody is there to take what it would be granted.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ledger.book import Allocation
+from ledger.identity import ProcessIdentity
 from ledger.writer import Writer
 from scheduler.processes.liveness import Liveness, Observation
 from scheduler.sweeps.reclaiming import (
@@ -36,17 +38,23 @@ def crash(writer: Writer, *, limit: int = LIMIT, dry_run: bool = False) -> Sweep
     for allocation, process in bound:
         seen = observer.look(process)
         if seen.liveness is Liveness.DEAD:
-            dead.append((allocation, seen))
+            dead.append((allocation, process, seen))
     details = []
-    for allocation, seen in dead[:limit]:
-        detail = _reclaim(writer, observer, allocation, seen, dry_run)
+    for allocation, process, seen in dead[:limit]:
+        asker = None if process == allocation.request.process else process
+        detail = _reclaim(writer, observer, allocation, seen, dry_run, asker)
         if detail is not None:
             details.append(detail)
     return SweepReport("crash", len(bound), len(details), details, dry_run, len(dead) > limit)
 
 
 def _reclaim(
-    writer: Writer, observer: Observer, allocation: Allocation, seen: Observation, dry_run: bool
+    writer: Writer,
+    observer: Observer,
+    allocation: Allocation,
+    seen: Observation,
+    dry_run: bool,
+    asker: ProcessIdentity | None,
 ) -> dict[str, Any] | None:
     cause = allocation.ending_cause or CRASHED
     evidence: dict[str, Any] = seen.evidence()
@@ -60,8 +68,9 @@ def _reclaim(
             allocation,
             cause=cause,
             evidence=evidence,
-            reason=in_words(seen),
+            reason=in_words(seen, "the holder was" if asker is None else "it was asked for by"),
             happened_at=happened_at,
+            asker=asker,
         )
         if receipt is None:
             return None
@@ -81,10 +90,10 @@ def _died_by(observer: Observer, allocation: Allocation, seen: Observation) -> i
     return min(seen.at_ns, max(booted_at, allocation.granted_at or allocation.requested_at))
 
 
-def in_words(seen: Observation) -> str:
-    """An observation as one line: a withdrawn request has no room for more evidence than this."""
+def in_words(seen: Observation, whose: str = "the holder was") -> str:
+    """An observation as one line."""
     who = seen.identity
     return (
-        f"{seen.detail}; the holder was process {who.pid}, started at {who.start_time},"
+        f"{seen.detail}; {whose} process {who.pid}, started at {who.start_time},"
         f" on {who.host}, boot {who.boot_id or 'unknown'}"
     )

@@ -65,7 +65,8 @@ class Observer:
 def process_bound(
     writer: Writer,
 ) -> tuple[list[tuple[Allocation, ProcessIdentity]], Observer]:
-    """All live and waiting allocations that have a process, and an observer for them.
+    """All live and waiting allocations with a process, and an observer for them: the one that they are
+    bound to, and of those that wait the one that alone waits for it (their ``asker``).
 
     The youngest come first: whoever draws on another's allocation is younger than that, and ends
     for a reason of its own before its parent takes it along.
@@ -77,6 +78,11 @@ def process_bound(
 
 def _bound(book: Book) -> list[tuple[Allocation, ProcessIdentity]]:
     pairs = [(one, one.request.process) for one in book.allocations.values()]
+    pairs += [
+        (one, one.asker)
+        for one in book.allocations.values()
+        if one.state == "waiting" and one.asker != one.request.process
+    ]
     return [(allocation, process) for allocation, process in pairs if process is not None]
 
 
@@ -89,16 +95,19 @@ def take_back(
     reason: str,
     enforced: bool = True,
     happened_at: int | None = None,
+    asker: ProcessIdentity | None = None,
 ) -> Receipt | None:
     """End an allocation as it was seen; None where it has changed hands or ended meanwhile.
 
     The claim is the fencing token that was seen (0 while it waits) and not an operator's, so that
     an allocation that was transferred or granted since the look is not taken from its new holder.
     The command id is made of the same two: however many sweeps see this at once, one takes effect.
+    With ``asker`` only a place is given up that still waits for that process alone.
     """
+    name = f"sweep-{allocation.id}-{allocation.token}"
     receipt = writer.execute(
         Reclaim(
-            command_id=f"sweep-{allocation.id}-{allocation.token}",
+            command_id=name if asker is None else f"{name}-asker",
             tenant=allocation.tenant,
             allocation=allocation.id,
             # What waits has no token yet; nobody else can have been granted it since.
@@ -108,6 +117,7 @@ def take_back(
             reason=reason,
             enforced=enforced,
             happened_at=happened_at,
+            asker=asker,
         )
     )
     return None if receipt.replayed or receipt.outcome == "refused" else receipt

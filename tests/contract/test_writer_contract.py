@@ -62,9 +62,9 @@ def held(ledger: Ledger, **options: Any) -> str:
     return ledger.got(holder="h1", metadata=NOTE, **options)
 
 
-def waiting(ledger: Ledger) -> str:
+def waiting(ledger: Ledger, asker: ProcessIdentity | None = None) -> str:
     ledger.got(pool="tight", holder="h2")
-    receipt = ledger.ask(pool="tight", holder="h1", wait=900)
+    receipt = ledger.do(replace(allocate("W", pool="tight", wait=900), asker=asker))
     assert receipt.allocation is not None
     return receipt.allocation.id
 
@@ -166,6 +166,9 @@ CASES = {
         "transferred", lambda b: on(c.Transfer, held(b), to_holder="h2"), {"to_holder": "h3"}
     ),
     "withdraw": Case("withdrawn", lambda b: on(c.Withdraw, waiting(b)), {"reason": "bored"}),
+    "wait for another's": Case(
+        "waiting", lambda b: on(c.Await, waiting(b, PROCESS)), {"claim": c.Claim("op", None, True)}
+    ),
     "reclaim": Case(
         "reclaimed",
         lambda b: on(c.Reclaim, held(b), claim=c.Claim("op", operator=True), cause="forced"),

@@ -221,6 +221,20 @@ def test_interrupted_wait_gives_its_place_up(
     assert lb.ok("list", "--state", "waiting")["allocations"] == []
 
 
+def test_killed_wait_gives_its_place_up_at_the_next_sweep_but_not_what_was_enqueued(
+    lb: CommandLine,
+) -> None:
+    lb.ok("allocate", "box", "cpu=4")
+    assert lb("allocate", "box", "cpu=1", "--enqueue").code == 7
+    with lb.process("allocate", "box", "cpu=1", "--wait", "1h") as process:
+        until(lambda: len(lb.ok("list", "--state", "waiting")["allocations"]) == 2)
+        process.kill()
+        process.communicate(timeout=30)
+    lb.ok("sweep", "crash")
+    (left,) = lb.ok("list", "--state", "waiting")["allocations"]
+    assert left["id"] == "A4"
+
+
 def test_an_interrupted_wait_says_so_in_json_too(lb: CommandLine) -> None:
     lb.ok("allocate", "box", "cpu=4")
     with lb.process("allocate", "box", "cpu=1", "--wait", "1h", "--json") as process:

@@ -210,7 +210,7 @@ def _assert_who(engine: Engine, book: Book) -> None:
     assert [row[0] for row in found] == waiting
     for id_, until, kept in found:
         assert until == book.allocations[id_].deadline
-        assert kept == book.allocations[id_].claim
+        assert kept == (",".join(book.allocations[id_].claims) or None)
     held: dict[tuple[str, str, str], int] = {}
     everywhere: Counter[tuple[str, str]] = Counter()
     for pool in book.pools.values():

@@ -20,6 +20,7 @@ from leasebook import waiting as waiting_module
 from leasebook.manager import ResourceManager
 from ledger.errors import LedgerReadOnly, Reason, Refused
 from ledger.wake import Bell
+from scheduler.sweeps import crash
 from tests.ledgers import end, line_of, python, say_to
 
 LONG_S = 60.0
@@ -478,3 +479,73 @@ def test_a_parent_that_waits_is_woken_by_its_forked_childs_release(
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert waiter.answer().state == "active"
+
+
+# --- killed while it waits -----------------------------------------------------------------------------
+
+_ASKER = """
+import sys
+import leasebook
+manager = leasebook.open(sys.argv[1])
+print("asks", flush=True)
+manager.allocate({"cpu": 1}, pool="box", holder="asker", wait=60, **eval(sys.argv[2]))
+"""
+
+
+def killed(process: Popen[str]) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(10)
+
+
+def asking(path: Path, manager: ResourceManager, options: str = "{}") -> tuple[Popen[str], str]:
+    """Another process that blocks for the pool, which this one holds; and the id of its place."""
+    manager.allocate({"cpu": 1}, pool="box", holder="other")
+    process = python(_ASKER, path, options)
+    assert line_of(process) == "asks"
+    (place,) = queued(manager)
+    return process, place
+
+
+def test_a_place_of_a_caller_that_was_killed_is_given_up_with_evidence(
+    path: Path, manager: ResourceManager
+) -> None:
+    process, place = asking(path, manager)
+    assert crash(manager.ledger.writer).acted == 0
+    killed(process)
+    assert crash(manager.ledger.writer).acted == 1
+    ended = manager.get(place)
+    assert (ended.state, ended.ended_by) == ("ended", "crashed")
+    (withdrawn,) = manager.events(type="withdrawn")
+    assert withdrawn.body.evidence["pid"] == process.pid
+    assert "it was asked for by" in withdrawn.body.reason
+    assert crash(manager.ledger.writer).acted == 0
+    end(process)
+
+
+def test_a_place_stays_when_its_killed_caller_has_an_id_to_come_back_with(
+    path: Path, manager: ResourceManager
+) -> None:
+    process, place = asking(path, manager, "{'command_id': 'mine'}")
+    killed(process)
+    assert crash(manager.ledger.writer).acted == 0
+    assert manager.get(place).state == "waiting"
+    end(process)
+
+
+def test_a_place_that_another_process_waits_for_stays_when_its_first_caller_is_killed(
+    path: Path, manager: ResourceManager
+) -> None:
+    process, place = asking(path, manager)
+    assert manager.wait(place, timeout=0).state == "waiting"
+    assert manager.wait(place, timeout=0).state == "waiting"
+    assert len([*manager.events(type="queued")]) == 2
+    killed(process)
+    assert crash(manager.ledger.writer).acted == 0
+    assert manager.get(place).state == "waiting"
+    end(process)
+
+
+def test_a_place_that_is_kept_for_later_depends_on_no_process(manager: ResourceManager) -> None:
+    manager.allocate({"cpu": 1}, pool="box", holder="other")
+    place = manager.allocate({"cpu": 1}, pool="box", wait=60, block=False)
+    assert manager.ledger.writer.read(lambda book, _: book.allocations[place.id].asker) is None

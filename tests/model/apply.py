@@ -33,13 +33,16 @@ from tests.model.places import IN_CARDS, card_choices, cards_complaint
 from tests.model.verdicts import landings, on_allocate
 
 
-def expect_grant(model: Model, held: Held, event: Event, now: int) -> None:
-    """Assert that a grant is the one that the rules ask for, then let the model hold it."""
+def expect_grant(model: Model, held: Held, event: Event, now: int, anywhere: bool = False) -> None:
+    """Assert that a grant is the one that the rules ask for, then let the model hold it.
+
+    ``anywhere``: it is one of several that were packed together, and may be wherever there is room.
+    """
     body = event.body
     assert isinstance(body, Allocated | Reserved)
     assert isinstance(body, Reserved) == (held.request.reserve_ns is not None)
     (placement,) = body.placements
-    possible = {site.name: site for site in landings(model, held)}
+    possible = {site.name: site for site in landings(model, held, anywhere)}
     assert placement.node in possible, f"{placement.node} was chosen, not one of {set(possible)}"
     site = possible[placement.node]
     assert placement.amounts == body.amounts == held.request.amounts
@@ -62,10 +65,12 @@ def _cards(placement: Placement) -> Devices:
     return {resource: dict(on) for resource, on in (placement.devices or {}).items()}
 
 
-def apply(model: Model, command: Any, event: Event | None, now: int) -> list[Held]:
+def apply(
+    model: Model, command: Any, event: Event | None, now: int, anywhere: bool = False
+) -> list[Held]:
     """Let the model follow a command that was granted or waits. Returns all that ended by it."""
     if isinstance(command, Allocate):
-        _ask(model, command, event, now)
+        _ask(model, command, event, now, anywhere)
         return []
     if hasattr(command, "allocation"):
         held = model.get(command.allocation)
@@ -84,7 +89,7 @@ def apply(model: Model, command: Any, event: Event | None, now: int) -> list[Hel
     return _on_pool(model, command, now)
 
 
-def _ask(model: Model, command: Allocate, event: Event | None, now: int) -> None:
+def _ask(model: Model, command: Allocate, event: Event | None, now: int, anywhere: bool) -> None:
     assert event is not None
     assert event.allocation == f"A{event.position}"
     held = Held(
@@ -101,7 +106,7 @@ def _ask(model: Model, command: Allocate, event: Event | None, now: int) -> None
         held.deadline = now + command.request.wait_ns
         assert event.body.until == held.deadline
     else:
-        expect_grant(model, held, event, now)
+        expect_grant(model, held, event, now, anywhere)
     model.all.append(held)
 
 
@@ -119,6 +124,7 @@ def _on_one(model: Model, command: Any, held: Held, event: Event, now: int) -> l
                 held.by_process = False
                 # Bound by a ttl for the first time, it is renewed by that one.
                 held.ttl = command.ttl_ns if held.ttl is None else held.ttl
+                held.max_age = model.oldest(held)
                 ends = now + command.ttl_ns
                 held.lease = ends if held.max_age is None else min(ends, held.max_age)
         case Adjust():

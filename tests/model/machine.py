@@ -166,11 +166,13 @@ class LedgerMachine(Comparing):
             self.settle_command(taken, [])
             return
         assert len(taken.own) == len(items)
+        # Where they do not fit in their order, each by its strategy, a whole batch is packed.
+        packed = atomic and bool(refusals_of_all(self.model, items, self.now))
         for item, event in zip(items, taken.own, strict=True):
             allowed = on_allocate(self.model, item)
             assert outcome([event]) in allowed, f"{event}; {allowed} expected"
             if outcome([event]) in ("granted", "waiting"):
-                apply(self.model, item, event, self.now)
+                apply(self.model, item, event, self.now, packed)
         self.settle_command(taken, [])
 
     @precondition(somebody_is_there)

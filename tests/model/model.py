@@ -216,6 +216,14 @@ class Model:
         held.max_age = min(bounds) if bounds else None
         held.lease = min([now + held.ttl, *bounds])
 
+    def oldest(self, held: Held) -> int | None:
+        """How long a ttl may bind it at most: as it was told, else from its grant on."""
+        ages = [held.request.max_age_ns, self.pools[held.pool].max_age]
+        bounds = [held.began + age for age in ages if age is not None]
+        if held.max_age is not None:
+            return held.max_age
+        return min(bounds) if bounds else None
+
     def renew(self, held: Held, now: int, ttl: int | None) -> None:
         """A lease runs on; it never becomes shorter, and never longer than the maximum age."""
         asked = held.ttl if ttl is None else ttl

@@ -106,7 +106,7 @@ def left_over(site: Site, sites: list[Site], amounts: Amounts) -> Fraction:
     for counts.
     """
     counted = set(amounts)
-    if any(resource in other.capacity for other in sites for resource in IN_CARDS):
+    if any(other.capacity.get(resource) for other in sites for resource in IN_CARDS):
         counted = {"cpu", *IN_CARDS}
     total = Fraction(0)
     for resource in counted:

@@ -157,9 +157,7 @@ def open_to(world: World, unit: Unit, entry: Entry, claims: bool = True) -> list
     ]
 
 
-def surely_fits(
-    world: World, unit: Unit, *, before: Before = NOTHING, claims: bool = True
-) -> bool:
+def surely_fits(world: World, unit: Unit, *, before: Before = NOTHING, claims: bool = True) -> bool:
     """Whether a place in the queue could be granted for certain, going by capacity and claims."""
     pool = world.pools[unit.first.pool]
     if pool.closed:
@@ -189,9 +187,7 @@ def _gang_fits(world: World, unit: Unit, before: Before, claims: bool) -> bool:
     pool = world.pools[unit.first.pool]
     if any(each.request.spread not in (None, 1) for each in unit.members):
         return False
-    choices = [
-        [node.name for node in open_to(world, unit, each, claims)] for each in unit.members
-    ]
+    choices = [[node.name for node in open_to(world, unit, each, claims)] for each in unit.members]
     rooms = {name: room_on(world, pool, node, before=before) for name, node in pool.nodes.items()}
     return _pack([each.request.amounts for each in unit.members], choices, rooms)
 

@@ -215,9 +215,7 @@ class World:
             case PoolClosed():
                 pool.closed = True
             case NodeJoined(node=spec):
-                pool.nodes[spec.name] = NodeState(
-                    spec.name, dict(spec.capacity), spec.labels or {}
-                )
+                pool.nodes[spec.name] = NodeState(spec.name, dict(spec.capacity), spec.labels or {})
             case NodeLeft(node=name):
                 del pool.nodes[name]
             case NodeCordoned(node=name) | NodeUncordoned(node=name):

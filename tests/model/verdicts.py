@@ -86,11 +86,16 @@ def eligible(model: Model, command: Allocate) -> list[Site]:
     return [site for site in sites if selected(site, command.request.select)]
 
 
-def landings(model: Model, held: Held) -> list[Site]:
-    """The sites on which a request may be granted now, none where it fits nowhere."""
+def landings(model: Model, held: Held, anywhere: bool = False) -> list[Site]:
+    """The sites on which a request may be granted now, none where it fits nowhere.
+
+    ``anywhere``: whatever its strategy.
+    """
     request = held.request
     strategy = request.strategy or model.pools[held.pool].strategy
     sites = [s for s in model.sites(held.pool, request.parent) if selected(s, request.select)]
+    if anywhere:
+        return [s for s in sites if not s.cordoned and fits(s, request.amounts)]
     return may_land_on(sites, request.amounts, strategy)
 
 
@@ -147,7 +152,7 @@ def on_targeted(model: Model, command: Targeted, now: int) -> set[str]:
         case Reclaim():
             fine = held.state != "ending" or not command.process_alive
         case Transfer():
-            return _on_transfer(model, command, held)
+            return _on_transfer(model, command, held, now)
         case Adjust():
             return _on_adjust(model, command, held)
         case _:
@@ -165,11 +170,15 @@ def _on_renewal(held: Held, now: int, ttl: int | None) -> set[str]:
     return {"max_age_reached"} if more else {"max_age_reached", "granted"}
 
 
-def _on_transfer(model: Model, command: Transfer, held: Held) -> set[str]:
+def _on_transfer(model: Model, command: Transfer, held: Held, now: int) -> set[str]:
     if held.state != "active":
         return {"invalid"}
     if held.by_process and command.process is None and command.ttl_ns is None:
         return {"invalid"}
+    if command.process is None and command.ttl_ns is not None:
+        oldest = model.oldest(held)
+        if oldest is not None and oldest <= now:
+            return {"max_age_reached"}
     if held.parent is None and command.to_holder != held.holder:
         for key, limits in model.quotas_on(held.tenant, command.to_holder, held.pool):
             for resource, limit in limits.items():

@@ -15,6 +15,7 @@ from ledger.commands import (
     Allocate,
     AllocateBatch,
     AnyCommand,
+    Await,
     Claim,
     ClosePool,
     Confirm,
@@ -128,10 +129,13 @@ class CommandMaker:
         else:
             more["ttl_ns"] = r.choice((3, 20, 90)) * SECOND
         waits = r.choice((None, 8 * SECOND, 90 * SECOND, 90 * SECOND, 90 * SECOND))
-        if fixed.pop("alone", False):
+        batched = fixed.pop("alone", False)
+        if batched:
             more.pop("parent", None)
             waits = fixed.pop("wait_ns")
+        alone = r.random() < 0.2 and waits is not None and not batched
         return Allocate(
+            asker=PROCESS if alone else None,
             command_id=self.id(),
             pool=pool,
             tenant=tenant,
@@ -173,6 +177,8 @@ class CommandMaker:
             "claim": Claim(a.holder),
         }
         if a.state == "waiting":
+            if r.random() < 0.2:
+                return Await(**base)
             return Withdraw(**base) if r.random() < 0.3 else self._ask(book)
         if a.state == "reserved" and r.random() < 0.7:
             return Confirm(**base)

@@ -95,9 +95,12 @@ def test_claim_of_one_that_waits_on_reads_as_one() -> None:
     request = example(1, BODIES[16]).body
     assert isinstance(request, e.Queued)
     claim = replace(request, reason="reserved_for_waiting", shortfall={"n1": {"cpu": 5}})
-    assert "what comes free on n1 is kept for it" in sentence(example(7, claim))
-    given_up = replace(claim, shortfall={})
-    assert "no node is kept for it any more" in sentence(example(8, given_up))
+    # A claim is the ledger's own, no command's effect.
+    said = sentence(replace(example(7, claim), cause=None))
+    assert "what comes free on n1 is kept for it" in said
+    given_up = replace(example(8, replace(claim, shortfall={})), cause=None)
+    assert "no node is kept for it any more" in sentence(given_up)
+    assert "somebody else waits for it" in sentence(example(9, claim))
 
 
 def test_settings_of_a_policy_read_with_their_units() -> None:

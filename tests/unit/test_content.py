@@ -29,6 +29,7 @@ SAMPLES: list[c.Command] = [
     c.Release(command_id="x", allocation="A1", claim=CLAIM),
     c.Transfer(command_id="x", allocation="A1", claim=CLAIM, to_holder="h2", process=PROCESS),
     c.Withdraw(command_id="x", allocation="A1", claim=CLAIM),
+    c.Await(command_id="x", allocation="A1", claim=CLAIM),
     c.Reclaim(command_id="x", allocation="A1", claim=CLAIM, cause="forced"),
     c.StartTask(command_id="x", task="t", by="h"),
     c.FinishTask(command_id="x", task="t", by="h"),

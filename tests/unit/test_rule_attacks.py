@@ -5,14 +5,17 @@ Each test is a fault that was once there, as given / when / then.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from ledger.codec import encode_body
 from ledger.commands import (
     Adjust,
     AllocateBatch,
+    Await,
     Claim,
     ClosePool,
     Confirm,
@@ -27,9 +30,11 @@ from ledger.commands import (
     SetQuota,
     Transfer,
 )
+from ledger.content import content_digest
 from ledger.errors import InvalidInput
 from ledger.events import Ending, Event, Refused
 from ledger.fields import dump, load
+from ledger.identity import ProcessIdentity
 from ledger.requests import NodeSpec
 from ledger.step import settle_due
 from tests.scenario import PROCESS, SECOND, Scenario, kinds
@@ -443,6 +448,19 @@ def test_what_is_drawn_on_another_is_settled_once_with_that_one() -> None:
     assert free(s) == 900
 
 
+def test_what_is_given_back_after_it_was_asked_to_end_is_settled_too() -> None:
+    for consumed, left in ((None, 600), ({"tokens": 100}, 900), ({"tokens": 1100}, -100)):
+        s = budget()
+        held = s.got({"tokens": 400}, pool="api", process=PROCESS)
+        operator = Claim("ops", operator=True)
+        s.on(Reclaim, held, claim=operator, cause="forced", process_alive=True)
+        (event,) = s.on(Release, held, consumed=consumed)
+        assert event.type == "reclaimed"
+        assert ("consumed" in encode_body(event.body)) == (consumed is not None)
+        assert free(s) == left
+        assert load(dump(s.book)).pools["api"].spent == s.book.pools["api"].spent
+
+
 def test_a_budget_takes_no_second_node() -> None:
     s = budget()
     node = NodeSpec("more", {"tokens": 5})
@@ -486,6 +504,18 @@ def test_who_waited_is_granted_the_least_while_others_wait_for_the_rest() -> Non
     assert kinds(events) == ["released", "allocated", "allocated"]
     assert s.book.allocations[elastic].amounts == {"cpu": 2}
     assert state(s, spread) == "active"
+
+
+def test_an_over_committed_node_is_shrunk_by_what_it_holds_too_much_as_well() -> None:
+    s = box()
+    elastic = s.got({"cpu": 1}, most={"cpu": 7}, ttl=LONG)
+    small = s.got({"cpu": 1}, most={"cpu": 4}, ttl=LONG, wait=None)
+    resize(s, n1={"cpu": 4, "gpu": 4000})
+    assert s.in_use("n1", "cpu") == 8
+    assert s.got({"cpu": 2}, holder="other", ttl=LONG)
+    assert s.in_use("n1", "cpu") == 4
+    assert [s.book.allocations[each].amounts for each in (elastic, small)] == [{"cpu": 1}] * 2
+    assert s.refused({"cpu": 1}, holder="third").reason == "insufficient_capacity"
 
 
 def test_what_is_stretched_takes_what_the_quota_leaves() -> None:
@@ -569,3 +599,108 @@ def test_an_answered_duplicate_is_the_oldest_one_also_after_a_transfer() -> None
     s.on(Transfer, moved, who="h2", to_holder="h1")
     policy(s, duplicates="refuse")
     assert moved in s.refused({"cpu": 1}, task="t").message
+
+
+# --- who alone waits for a request ---------------------------------------------------------------------
+
+
+def test_a_place_for_which_only_a_dead_process_waited_is_given_up_with_evidence() -> None:
+    s = box()
+    s.got({"cpu": 8}, ttl=LONG)
+    waiting = asked_by(s, PROCESS, {"cpu": 1})
+    assert s.book.allocations[waiting].asker == PROCESS
+    assert load(dump(s.book)).allocations[waiting].asker == PROCESS
+    sweep = Claim("sweep", operator=True)
+    events = s.on(
+        Reclaim, waiting, claim=sweep, cause="crashed", asker=PROCESS, evidence={"pid": 4242}
+    )
+    assert kinds(events) == ["withdrawn"]
+    ended = s.fold(waiting)
+    assert ended is not None
+    assert (ended.state, ended.ended_by) == ("ended", "crashed")
+
+
+def test_a_place_that_somebody_else_waits_for_now_is_not_given_up() -> None:
+    s = box(overtakes_max=0)
+    held = s.got({"cpu": 8}, ttl=LONG)
+    waiting = asked_by(s, PROCESS, {"cpu": 8})
+    s.ask({"cpu": 1}, holder="x")
+    assert claims(s) == {"n1": waiting}
+    other = Claim("other", operator=True)
+    assert kinds(s.on(Await, waiting, claim=other)) == ["queued"]
+    assert s.book.allocations[waiting].asker is None
+    assert claims(s) == {"n1": waiting}
+    assert s.on(Await, waiting, claim=other) == []
+    sweep = Claim("sweep", operator=True)
+    (event,) = s.on(Reclaim, waiting, claim=sweep, cause="crashed", asker=PROCESS)
+    assert isinstance(event.body, Refused)
+    s.release(held)
+    assert state(s, waiting) == "active"
+
+
+def test_a_claim_keeps_who_alone_waits_for_a_request() -> None:
+    s = box(overtakes_max=0)
+    s.got({"cpu": 4}, ttl=LONG)
+    waiting = asked_by(s, PROCESS, {"cpu": 8})
+    s.ask({"cpu": 1}, holder="x")
+    assert claims(s) == {"n1": waiting}
+    assert s.book.allocations[waiting].asker == PROCESS
+
+
+def test_what_was_granted_meanwhile_is_not_taken_from_a_process_that_only_asked() -> None:
+    s = box()
+    held = s.got({"cpu": 8}, ttl=LONG)
+    waiting = asked_by(s, PROCESS, {"cpu": 1})
+    s.release(held)
+    sweep = Claim("sweep", operator=True)
+    (event,) = s.on(Reclaim, waiting, claim=sweep, cause="crashed", asker=PROCESS)
+    assert isinstance(event.body, Refused)
+    assert state(s, waiting) == "active"
+
+
+def test_who_asks_is_no_part_of_what_is_asked_and_no_item_of_a_batch_has_one() -> None:
+    s = box()
+    command = s.request({"cpu": 1}, wait=LONG)
+    assert content_digest(command) == content_digest(replace(command, asker=PROCESS))
+    items = (replace(command, asker=PROCESS),)
+    with pytest.raises(InvalidInput):
+        s.when(AllocateBatch(command_id="b", items=items))
+
+
+def asked_by(s: Scenario, process: ProcessIdentity, amounts: dict[str, int]) -> str:
+    """The id of a request that waits, and that this process alone waits for."""
+    s.when(replace(s.request(amounts, wait=LONG), asker=process))
+    (event,) = s.own
+    assert event.type == "queued"
+    return event.allocation or ""
+
+
+# --- a maximum age for what was bound to a process ---------------------------------------------------
+
+
+def test_what_gets_a_ttl_after_a_process_has_the_maximum_age_from_its_grant_on() -> None:
+    s = box(max_age_ns=100 * SECOND)
+    held = s.got({"cpu": 1}, process=PROCESS)
+    granted_at = s.now
+    s.later(60)
+    s.on(Transfer, held, to_holder="h2", ttl_ns=LONG * SECOND)
+    a = s.book.allocations[held]
+    assert a.lease_until == a.max_age_until == granted_at + 100 * SECOND
+    folded = s.fold(held)
+    assert folded is not None
+    assert folded.max_age_until == a.max_age_until
+    (event,) = s.on(Renew, held, who="h2")
+    assert isinstance(event.body, Refused)
+    assert event.body.reason == "max_age_reached"
+
+
+def test_what_has_its_maximum_age_behind_it_gets_no_ttl_but_another_process() -> None:
+    s = box(max_age_ns=100 * SECOND)
+    held = s.got({"cpu": 1}, process=PROCESS)
+    s.later(200)
+    (event,) = s.on(Transfer, held, to_holder="h2", ttl_ns=SECOND)
+    assert isinstance(event.body, Refused)
+    assert event.body.reason == "max_age_reached"
+    assert state(s, held) == "active"
+    s.on(Transfer, held, to_holder="h2", process=PROCESS)
+    assert s.book.allocations[held].holder == "h2"

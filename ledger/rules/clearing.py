@@ -1,0 +1,164 @@
+"""Clearing: making room for a gang or a spread, on several nodes at once.
+
+As for a single request: first elastic allocations are shrunk, then, where the policy allows it, others
+of a lower priority are sent away. All that is needed is done in one step, or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ledger.book import Allocation, Book, Pool
+from ledger.mix import Mix
+from ledger.nodes import Node
+from ledger.requests import PRIORITIES, Amounts, Placement
+from ledger.rules.answers import Draft
+from ledger.rules.capacity import fit_on, place_on
+from ledger.rules.elastic import shrink_on, shrunk_to_least, stretchy
+from ledger.rules.gangs import all_of, grant
+from ledger.rules.keeping import Nearest, missing_on, plan_on
+from ledger.rules.packing import STEPS_NOW, Packed, together
+from ledger.rules.placement import Wish
+from ledger.rules.preemption import VICTIMS_MAX, Senders, ask, fewest, without
+from ledger.spaces import Space
+
+_NO_MIX = Mix()
+
+
+def make_room(
+    book: Book, space: Space, pool: Pool, first: Allocation, barred: Collection[str], now: int
+) -> Draft | None:
+    """Shrink others and grant, or send others away and claim their nodes; None where neither helps."""
+    draft = _shrink(book, space, pool, first, barred, now)
+    return draft or _send_away(book, space, pool, first, barred, now)
+
+
+def _open(space: Space, first: Allocation, barred: Collection[str]) -> list[Node]:
+    """The nodes on which room may be made for it: nobody else's claim is on them."""
+    return [
+        node
+        for name, node in space.nodes.items()
+        if not node.cordoned and name not in barred and space.claims.get(name, first.id) == first.id
+    ]
+
+
+def _wishes(book: Book, space: Space, first: Allocation) -> list[Wish]:
+    return [Wish(each.request, "first_fit") for each in all_of(book, space, first)]
+
+
+def _parts(packed: Packed) -> dict[str, list[Amounts]]:
+    """Node → what is placed there."""
+    parts: dict[str, list[Amounts]] = {}
+    for placements in packed:
+        for p in placements:
+            parts.setdefault(p.node, []).append(p.amounts)
+    return parts
+
+
+def _shrink(
+    book: Book, space: Space, pool: Pool, first: Allocation, barred: Collection[str], now: int
+) -> Draft | None:
+    if not space.elastic:
+        return None
+    nodes = {node.name: node for node in _open(space, first, barred)}
+    there = {name: stretchy(book, space, name) for name in nodes}
+    least = {name: shrunk_to_least(node, there[name]) for name, node in nodes.items()}
+    packed = together(Space(space.key, least), _NO_MIX, _wishes(book, space, first), STEPS_NOW)
+    if packed is None:
+        return None
+    draft = Draft(book, now)
+    for name, parts in sorted(_parts(packed).items()):
+        node = shrink_on(draft, nodes[name], there[name], parts)
+        if node is None:
+            return None
+        nodes[name] = node
+    again = _placed_again(nodes, packed)
+    return None if again is None else grant(book, space, pool, first, again, draft)
+
+
+def _placed_again(nodes: dict[str, Node], packed: Packed) -> Packed | None:
+    """The same places on nodes as they are now."""
+    result: Packed = []
+    for placements in packed:
+        line: list[Placement] = []
+        for p in placements:
+            placed = place_on(nodes[p.node], p.amounts, p.devices)
+            if placed is None:
+                return None
+            nodes[p.node] = nodes[p.node].plus(placed, 1)
+            line.append(placed)
+        result.append(tuple(line))
+    return result
+
+
+def _send_away(
+    book: Book, space: Space, pool: Pool, first: Allocation, barred: Collection[str], now: int
+) -> Draft | None:
+    """Ask those of a lower priority than all of it to go, on as many nodes as it needs."""
+    if first.request.parent is not None or pool.policy.preemption != "lower_priority":
+        return None
+    gang = all_of(book, space, first)
+    lowest = min(gang, key=lambda a: PRIORITIES.index(a.request.priority))
+    may = Senders(book, pool, lowest, for_quota=False)
+    wishes = _wishes(book, space, first)
+    leaving: dict[str, Node] = {}
+    emptied: dict[str, Node] = {}
+    going: dict[str, list[Allocation]] = {}
+    for node in _open(space, first, barred):
+        name = node.name
+        there = [book.allocations[each] for each in space.standing.get(name, ())]
+        for a in there:
+            if a.state == "ending" and (name in first.claims or may.counts_on(a)):
+                node = without(node, a)
+        active = (a for a in there if a.state == "active" and len(a.placements) == 1)
+        going[name] = [*may.choose(active)]
+        leaving[name] = emptied[name] = node
+        for a in going[name]:
+            emptied[name] = without(emptied[name], a)
+    kept = [leaving[name] for name in first.claims if name in leaving]
+    if kept and together(_of(space, kept), _NO_MIX, wishes, STEPS_NOW) is not None:
+        # Those who are going already are enough.
+        return None
+    names = Nearest([*leaving.values()], emptied).choose([w.request for w in wishes], space.totals)
+    if names is None:
+        return None
+    packed = together(_of(space, [emptied[n] for n in sorted(names)]), _NO_MIX, wishes, STEPS_NOW)
+    if packed is None:
+        return None
+    victims: list[Allocation] = []
+    for name, parts in sorted(_parts(packed).items()):
+        if fit_on(leaving[name], parts):
+            continue
+        chosen = fewest(leaving[name], iter(going[name]), lambda n, p=parts: fit_on(n, p))  # type: ignore[misc]
+        if chosen is None:
+            return None
+        for a in chosen:
+            leaving[name] = without(leaving[name], a)
+        victims += chosen
+    return _asked(book, space, pool, first, victims, [leaving[n] for n in _parts(packed)], now)
+
+
+def _of(space: Space, nodes: list[Node]) -> Space:
+    return Space(space.key, {node.name: node for node in sorted(nodes, key=lambda n: n.name)})
+
+
+def _asked(
+    book: Book,
+    space: Space,
+    pool: Pool,
+    first: Allocation,
+    victims: list[Allocation],
+    nodes: list[Node],
+    now: int,
+) -> Draft | None:
+    """The draft that asks them to go and keeps the nodes, where that is sure to be enough."""
+    wishes = _wishes(book, space, first)
+    names = sorted(node.name for node in nodes)
+    plan = plan_on(space, names, [wish.request for wish in wishes])
+    enough = together(_of(space, nodes), _NO_MIX, wishes, STEPS_NOW)
+    nothing_new = not victims and tuple(names) == first.claims
+    if plan is None or enough is None or nothing_new or len(victims) > VICTIMS_MAX:
+        return None
+    lacks = missing_on(space, plan)
+    kept = {name: lacks.get(name, {}) for name in names}
+    return ask(book, pool, first, kept, victims, now)
