@@ -1,9 +1,10 @@
 """Fragmentation: how much of what is idle is of no use to what is usually asked.
 
 After "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation Gradient Descent"
-(USENIX ATC 2023). The typical shapes are those of the recent mix, the most frequent first, until
-:data:`TYPICAL_PERCENT` of it. The fragmentation F of a node is the mean over them, by how often they
-are asked for, of
+(USENIX ATC 2023). The typical shapes are those of the recent mix: all of them, where the paper leaves
+the rarest twentieth out. The rare ones are often the large ones, and for them room has to be kept: with
+all of them more is handed out on the paper's cpu050 and gpuspec33 workloads (see docs/whatif.md). The
+fragmentation F of a node is the mean over them, by how often they are asked for, of
 
 - with cards: all that is idle on its cards, where the shape asks for no card or cannot run there;
   else what is idle on cards that have less left than the shape needs of one.
@@ -37,8 +38,6 @@ from ledger.nodes import Node
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Placement
 from ledger.rules.capacity import MILLION, carries, largest_of, left, place_on, scaled
 from ledger.spaces import Space
-
-TYPICAL_PERCENT = 95
 
 # The gradient is written for one resource that comes in cards; a second one would need a sum.
 (CARDS,) = CARD_RESOURCES
@@ -88,15 +87,9 @@ _latest: tuple[dict[Shape, int], Typical | None] = ({}, None)
 
 
 def _typical(mix: Mix) -> Typical:
-    wanted = sum(mix.counts.values()) * TYPICAL_PERCENT
-    shapes = []
-    total = 0
-    for shape in sorted(mix.counts, key=lambda each: (-mix.counts[each], each)):
-        shapes.append(_typical_shape(shape, mix.counts[shape]))
-        total += mix.counts[shape]
-        if total * 100 >= wanted:
-            break
-    return Typical(tuple(shapes), total)
+    ordered = sorted(mix.counts, key=lambda each: (-mix.counts[each], each))
+    shapes = tuple(_typical_shape(shape, mix.counts[shape]) for shape in ordered)
+    return Typical(shapes, sum(mix.counts.values()))
 
 
 def _typical_shape(shape: Shape, count: int) -> TypicalShape:

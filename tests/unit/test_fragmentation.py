@@ -62,14 +62,22 @@ def lands(
     return answers[0][0].node, (answers[0][0].devices or {}).get("gpu", {})
 
 
-def test_typical_shapes_are_the_most_frequent_until_95_percent() -> None:
-    shapes: list[Shape] = [*[({"cpu": 1}, None)] * 90, *[({"cpu": 2}, None)] * 5]
-    shapes += [({"cpu": 3 + i}, None) for i in range(5)]
-    mix = mix_of(*shapes)
+def test_typical_shapes_are_all_of_the_mix_the_most_frequent_first() -> None:
+    mix = Mix()
+    for cpu, count in ((1, 90), (2, 5), (3, 1), (4, 1), (5, 1), (6, 2)):
+        for _ in range(count):
+            mix.add(Request({"cpu": cpu}))
     typical = typical_of(mix)
     assert typical is not None
-    assert [(s.count, s.amounts) for s in typical.shapes] == [(90, {"cpu": 1}), (5, {"cpu": 2})]
-    assert typical.total == 95
+    assert [(s.count, s.amounts["cpu"]) for s in typical.shapes] == [
+        (90, 1),
+        (5, 2),
+        (2, 6),
+        (1, 3),
+        (1, 4),
+        (1, 5),
+    ]
+    assert typical.total == 100
     assert typical_of(Mix()) is None
 
 

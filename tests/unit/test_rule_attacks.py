@@ -324,6 +324,17 @@ def test_an_elastic_allocation_is_not_shrunk_below_what_draws_on_it() -> None:
     assert s.got({"cpu": 4}, holder="other")
 
 
+def test_an_adjust_that_does_not_fit_in_its_parent_is_refused_and_not_a_fault() -> None:
+    s = box()
+    parent = s.got({"cpu": 4}, ttl=LONG)
+    child = s.got({"cpu": 2}, parent=parent, ttl=LONG)
+    sibling = s.got({"cpu": 2}, parent=parent, ttl=LONG)
+    (event,) = s.on(Adjust, child, amounts={"cpu": 3})
+    assert isinstance(event.body, Refused)
+    assert event.body.reason == "insufficient_capacity"
+    assert [blocker["allocation"] for blocker in event.body.blockers] == [sibling]
+
+
 def test_a_card_that_is_lent_stays_with_its_lender_when_that_gives_cards_back() -> None:
     s = box()
     parent = s.got({"gpu": 3000}, ttl=LONG)
