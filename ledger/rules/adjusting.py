@@ -63,7 +63,7 @@ def adjustment(
                 "release it and ask anew, or ask for what fits on its cards",
             )
         request = Request(more, select=None)
-        return no_room(book, _only(space, old.node), request, allocation.tenant, now)
+        return no_room(book, _only(space, old.node, allocation.id), request, allocation.tenant, now)
     moved = None if lending is None else _lent_cards_gone(lending, placement)
     if moved is not None:
         return No(
@@ -97,7 +97,7 @@ def _may_grow(
         over = over_quota(book, allocation.tenant, allocation.holder, allocation.pool, more)
         if over is not None:
             return over
-    only = _only(space, allocation.placements[0].node)
+    only = _only(space, allocation.placements[0].node, allocation.id)
     impossible = never_fits(only, Request({r: wanted[r] for r in more}))
     if impossible is not None:
         return impossible
@@ -109,5 +109,8 @@ def _may_grow(
     return None
 
 
-def _only(space: Space, node: str) -> Space:
-    return Space(space.key, {node: space.nodes[node]}, space.parent)
+def _only(space: Space, node: str, without: str) -> Space:
+    """One node of a space alone, and who else stands on it."""
+    only = Space(space.key, {node: space.nodes[node]}, space.parent)
+    only.standing[node] = {each: None for each in space.standing.get(node, ()) if each != without}
+    return only
