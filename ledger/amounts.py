@@ -284,7 +284,8 @@ def _parsed(
         # What programs pass mostly; the rest reads it as text, and finds the same.
         factor, power = suffixes[""]
         if power >= 0:
-            return value * factor * 10**power
+            plain: int = value * factor * 10**power
+            return plain
     text = _text_of(value, error, what)
     number, sign = (text[1:], -1) if text[:1] == "-" else (text, 1)
     whole, rest = _leading_digits(number)

@@ -28,7 +28,9 @@ else:
 __all__ = [
     "DRIVER_ERRORS",
     "SQLITE_VERSION",
+    "WAL_INDEX_BYTES",
     "connect",
+    "is_full",
     "sqlite3",
     "translate",
     "translated",
@@ -40,6 +42,9 @@ SQLITE_VERSION: str = sqlite3.sqlite_version
 _BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT = 5, 6, 8, 10, 11
 _FULL, _CANTOPEN, _PROTOCOL, _TOOBIG, _CONSTRAINT, _NOTADB = 13, 14, 15, 18, 19, 26
 _IOERR_CORRUPTFS = 8458
+
+WAL_INDEX_BYTES = 32 * 1024
+"""What the index of a write-ahead log takes on disk at least, also for reading."""
 
 _DAMAGE_TEXTS = ("decode to UTF-8", "unsupported file format")
 _CODE_OF_TEXT = (
@@ -116,6 +121,15 @@ def _code_of(error: Exception) -> int:
     return next((number for part, number in _CODE_OF_TEXT if part in text), 0)
 
 
+def is_full(path: Path) -> bool:
+    """Whether the disk has no room for the index of a write-ahead log, which reading takes too."""
+    try:
+        disk = os.statvfs(path)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < WAL_INDEX_BYTES
+
+
 def translate(error: Exception, path: Path, *, held_by: Callable[[], str] = str) -> LeasebookError:
     """The exception of the house for one of :data:`DRIVER_ERRORS`.
 
@@ -134,9 +148,10 @@ def translate(error: Exception, path: Path, *, held_by: Callable[[], str] = str)
             f"{path} is damaged ({error})",
             "keep the file as it is, run `leasebook verify`, and restore from a backup",
         )
-    if code == _FULL:
+    if code == _FULL or (code == _IOERR and is_full(path)):
         return LedgerUnavailable(
-            f"no space left to write {path}; nothing was recorded", "free disk space and try again"
+            f"no space left on the disk of {path}; nothing was recorded",
+            "free disk space and try again",
         )
     if code == _READONLY:
         return LedgerReadOnly(

@@ -11,7 +11,15 @@ from ledger.errors import LedgerCorrupt, LedgerReadOnly, LedgerUnavailable, NotA
 from ledger.filesystem import require_local
 from ledger.forks import no_fork
 from ledger.gate import Gate
-from ledger.sqlite_driver import SQLITE_VERSION, connect, sqlite3, translated, wal_reset_bug
+from ledger.sqlite_driver import (
+    SQLITE_VERSION,
+    WAL_INDEX_BYTES,
+    connect,
+    is_full,
+    sqlite3,
+    translated,
+    wal_reset_bug,
+)
 
 _MAGIC = b"SQLite format 3\x00"
 _APPLICATION_ID_AT = 68
@@ -117,16 +125,25 @@ def needs_immutable(path: Path) -> bool:
     """Whether the file can only be read by promising SQLite that nobody writes it.
 
     So it is for a file in WAL mode in a place where SQLite cannot make its two companions, as on a
-    read-only medium. Where a write-ahead log holds something, or is in use, the promise would be a
-    lie.
+    read-only medium or a full disk. Where a write-ahead log holds something, or is in use, the
+    promise would be a lie.
     """
     wal = beside(path, "-wal")
-    if wal.exists() and (wal.stat().st_size or beside(path, "-shm").exists()):
+    if wal.exists() and (wal.stat().st_size or _is_indexed(path)):
         return False
-    if _writable(path.parent):
+    if _writable(path.parent) and not is_full(path):
         return False
     with path.open("rb") as file:
         return file.read(100)[_WAL_VERSIONS_AT : _WAL_VERSIONS_AT + 2] == b"\x02\x02"
+
+
+def _is_indexed(path: Path) -> bool:
+    """Whether there is an index of the write-ahead log. A full disk leaves a few bytes of one."""
+    try:
+        size = beside(path, "-shm").stat().st_size
+    except FileNotFoundError:
+        return False
+    return size >= WAL_INDEX_BYTES or not is_full(path)
 
 
 def create_file(path: Path, patience_s: float) -> None:

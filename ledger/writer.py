@@ -20,7 +20,7 @@ from ledger.advance import GRANTS, advance
 from ledger.book import Allocation, Book
 from ledger.codec import UnknownEvent, from_row
 from ledger.commands import AnyCommand, OpenLedger
-from ledger.errors import LeasebookError, LedgerCorrupt, LedgerReadOnly, LedgerUnavailable
+from ledger.errors import LeasebookError, LedgerCorrupt, LedgerUnavailable
 from ledger.events import Checkpointed, Event
 from ledger.fold import fold
 from ledger.group import Group, Ticket
@@ -223,9 +223,8 @@ class Writer:
     def _commit(self, tickets: list[Ticket], flush: bool = False) -> None:
         """Settle a batch of tickets in as many transactions as what is due takes, mostly one."""
         if self.log.read_only_reason is not None:
-            raise LedgerReadOnly(
-                self.log.read_only_reason, "it can be read all the same; write to another ledger"
-            )
+            # It raises LedgerReadOnly, with why and what to do about it.
+            self.log.transaction().__enter__()
         done = False
         while not done:
             work: Work | None = None

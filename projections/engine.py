@@ -153,18 +153,16 @@ class Engine:
             self.close()
         if self._writer is None:
             self._writer = views.open_views(self.path)
-            self._identity = self._stat()
+            self._identity = views.identity(self.path)
         return self._writer
 
-    def _stat(self) -> tuple[int, int]:
-        found = os.stat(self.path)
-        return (found.st_dev, found.st_ino)
-
     def _in_place(self) -> bool:
-        try:
-            return self._stat() == self._identity
-        except OSError:
-            return False
+        """Whether the connections write what others read."""
+        main, wal = views.identity(self.path)
+        if self._identity == (main, None):
+            # The write-ahead log comes with the first transaction.
+            self._identity = (main, wal)
+        return self._identity == (main, wal)
 
     def reader(self) -> sqlite3.Connection:
         """The connection whose view of the tables stands still while a chunk is worked out."""
@@ -189,7 +187,7 @@ class Engine:
         for cls in PROJECTIONS.values():
             views.drop_views(writer, cls)
             for table in cls.tables:
-                writer.execute(f'DROP TABLE IF EXISTS "{table.name}"')
+                views.drop(writer, table.name)
         for cls in PROJECTIONS.values():
             views.create_tables(writer, cls, "", 1)
         for name, cls in PROJECTIONS.items():

@@ -94,7 +94,8 @@ class _Rebuild:
         writer = self._writer
         with views.writing(writer):
             marks = views.read_marks(writer)
-            self._generation = max((mark.generation for mark in marks.values()), default=0) + 1
+            known = max((mark.generation for mark in marks.values()), default=0)
+            self._generation = max(known, views.last_generation(writer)) + 1
             self._suffix = f"__new{self._generation}"
             for name in self._fed:
                 views.create_tables(writer, PROJECTIONS[name], self._suffix, self._generation)

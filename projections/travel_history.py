@@ -36,6 +36,9 @@ from ledger.rules.history import Life, amounts_of
 if TYPE_CHECKING:
     from projections.past import Readable
 
+UNPLACED = "unplaced"
+"""The node that stands for "somewhere in this pool", where a source does not say on which node."""
+
 _END_TYPES = frozenset(body.TYPE for body in ENDS)
 _NODE_TYPES = frozenset(body.TYPE for body in (PoolOpened, PoolResized, NodeJoined, NodeLeft))
 _GRANT_TYPES = frozenset(body.TYPE for body in GRANTS)
@@ -200,7 +203,7 @@ def put_allocation(book: Book, a: Allocation) -> None:
     if a.state == "waiting":
         space.waiting[a.id] = None
     elif a.state in LIVE:
-        for placement in a.placements:
+        for placement in _placed(a):
             space.nodes[placement.node] = _with(space.nodes.get(placement.node), placement)
 
 
@@ -210,8 +213,15 @@ def take_away(book: Book, a: Allocation) -> None:
     space = book.pools[a.pool].space
     space.waiting.pop(a.id, None)
     if a.state in LIVE:
-        for placement in a.placements:
+        for placement in _placed(a):
             space.nodes[placement.node] = space.nodes[placement.node].plus(placement, -1)
+
+
+def _placed(a: Allocation) -> tuple[Placement, ...]:
+    """Where it stands; what no record places on a node is somewhere in the pool nevertheless."""
+    if a.placements or not a.amounts:
+        return a.placements
+    return (Placement(UNPLACED, a.amounts, {}),)
 
 
 def unknown_capacity(pool: Pool) -> frozenset[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ _BOOK = Table(
     },
     ("name",),
 )
+STATES = ("live", "rebuilding", "failed")
+_INDEX = re.compile(r"\w+?_(\d{1,18})_\d+")
 _TYPES = {"TEXT": str, "INTEGER": int, "BLOB": bytes}
 
 
@@ -64,6 +67,24 @@ class Mark:
     note: str | None
     generation: int
     form: str
+
+    def is_sound(self) -> bool:
+        """Whether it can be what was written here."""
+        numbers: tuple[object, ...] = (
+            self.version,
+            self.position,
+            self.generation,
+            self.updated_at,
+            self.failed_position if self.state == "failed" else 0,
+        )
+        texts: tuple[object, ...] = (self.form, self.state)
+        hash_: object = self.hash
+        return (
+            all(isinstance(number, int) and number >= 0 for number in numbers)
+            and all(isinstance(text, str) for text in texts)
+            and isinstance(hash_, bytes)
+            and self.state in STATES
+        )
 
 
 @contextmanager
@@ -105,6 +126,22 @@ def open_views(path: Path, *, create: bool = True) -> sqlite3.Connection:
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}").close()
     connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}").fetchone()
     return connection
+
+
+def identity(path: Path) -> tuple[object, object]:
+    """Which file lies at a path, and which write-ahead log beside it; None for what is not there.
+
+    The log may go while it is in use: another copy of SQLite in this process, such as the standard
+    library's under pandas, takes the locks of this one for its own, and clears up when it closes.
+    """
+    found: list[object] = []
+    for name in (path, path.with_name(path.name + "-wal")):
+        try:
+            stat = os.stat(name)
+            found.append((stat.st_dev, stat.st_ino))
+        except OSError:
+            found.append(None)
+    return found[0], found[1]
 
 
 @contextmanager
@@ -157,14 +194,35 @@ def create_tables(
 def create_views(connection: sqlite3.Connection, projection: type[Projection]) -> None:
     """Make a projection's views anew over its tables."""
     for name, sql in projection.views.items():
-        connection.execute(f"DROP VIEW IF EXISTS {quoted(name)}")
+        drop(connection, name)
         connection.execute(f"CREATE VIEW {quoted(name)} AS {sql.strip()}")
 
 
 def drop_views(connection: sqlite3.Connection, projection: type[Projection]) -> None:
     """Take a projection's views away."""
     for name in projection.views:
-        connection.execute(f"DROP VIEW IF EXISTS {quoted(name)}")
+        drop(connection, name)
+
+
+def drop(connection: sqlite3.Connection, name: str) -> None:
+    """Take a table or a view away, whichever of them somebody put there under this name."""
+    kinds = kinds_of(connection)
+    if name in kinds:
+        connection.execute(f"DROP {kinds[name]} {quoted(name)}")
+
+
+def kinds_of(connection: sqlite3.Connection) -> dict[str, str]:
+    """The name of each table and view in the file → ``table`` or ``view``."""
+    return dict(
+        connection.execute("SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')")
+    )
+
+
+def last_generation(connection: sqlite3.Connection) -> int:
+    """The highest generation that names of indexes tell of, whatever became of the bookkeeping."""
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()
+    found = [_INDEX.fullmatch(str(name)) for (name,) in names]
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def form_of(connection: sqlite3.Connection, projection: type[Projection]) -> str:
@@ -189,9 +247,11 @@ def swap_in(
 ) -> None:
     """Put the tables of a suffix in the place of the live ones, inside the caller's transaction."""
     drop_views(connection, projection)
-    present = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    kinds = kinds_of(connection)
     for table in projection.tables:
-        if table.name in present:
+        if kinds.get(table.name) == "view":
+            drop(connection, table.name)
+        elif table.name in kinds:
             connection.execute(
                 f"ALTER TABLE {quoted(table.name)} RENAME TO"
                 f" {quoted(f'{table.name}__old{generation}')}"
@@ -248,14 +308,18 @@ _WRITE_MARK = (
 
 
 def read_marks(connection: sqlite3.Connection) -> dict[str, Mark]:
-    """Where each projection stands; empty where there is no bookkeeping yet."""
+    """Where each projection stands; empty where there is no bookkeeping yet.
+
+    Of a row that somebody edited into nonsense nothing is kept: what it was about is made anew.
+    """
     try:
         found = connection.execute(_MARKS).fetchall()
     except sqlite3.OperationalError as error:
         if "no such" in str(error):
             return {}
         raise
-    return {row[0]: Mark(*row) for row in found if row[0] in PROJECTIONS}
+    marks = {row[0]: Mark(*row) for row in found if row[0] in PROJECTIONS}
+    return {name: mark for name, mark in marks.items() if mark.is_sound()}
 
 
 def write_marks(connection: sqlite3.Connection, marks: Iterable[Mark]) -> None:
@@ -274,5 +338,5 @@ def has_bookkeeping(connection: sqlite3.Connection) -> bool:
 
 def create_bookkeeping(connection: sqlite3.Connection) -> None:
     """Make the table of bookkeeping anew, inside the caller's transaction."""
-    connection.execute(f"DROP TABLE IF EXISTS {BOOKKEEPING}")
+    drop(connection, BOOKKEEPING)
     connection.execute(create_table_sql(_BOOK, BOOKKEEPING))

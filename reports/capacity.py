@@ -119,7 +119,7 @@ class Capacity:
         horizon = min(until, now)
         spans = views.execute(_SPANS, {"since": since, "until": until})
         for place, rows in groupby(spans, key=itemgetter(0, 1, 2)):
-            key: Key = place
+            key: Key = (place[0], place[1] or UNPLACED, place[2])
             parts = self.of_node(*key)
             if parts:
                 for found in _excess(_holdings(rows, horizon), parts):

@@ -13,6 +13,9 @@ from operator import itemgetter
 from typing import Any, Final
 
 from ledger.requests import Amounts
+from projections.travel_history import UNPLACED
+
+__all__ = ["UNPLACED", "Held", "Life", "end_of", "lives"]
 
 _COLUMNS: Final = (
     "a.id, a.pool, a.tenant, a.holder, a.task, a.strategy, a.priority, a.kind, a.state, "
@@ -22,14 +25,12 @@ _COLUMNS: Final = (
 _FIRST_OF_SPAN: Final = 14
 _ROWS: Final = (
     f"SELECT {_COLUMNS} FROM allocations a LEFT JOIN spans s ON s.allocation = a.id "
-    "WHERE a.parent IS NULL AND (a.granted_at IS NULL OR a.granted_at < :until) "
+    # What was reserved took capacity before it was granted.
+    "WHERE a.parent IS NULL AND (a.granted_at IS NULL OR a.granted_at < :until OR EXISTS "
+    "(SELECT 1 FROM spans r WHERE r.allocation = a.id AND r.since_at < :until)) "
     "AND (a.ended_at IS NULL OR a.ended_at >= :since) "
     "ORDER BY a.id, s.seq, s.node"
 )
-
-
-UNPLACED: Final = "unplaced"
-"""The node that stands for "somewhere in this pool", where a source does not say on which node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,6 @@ def _held(spans: list[tuple[Any, ...]], until: int) -> list[Held]:
             current = seq
             last = until if end is None else min(end, until)
             found.append(Held(since, last, holder, task, {}))
-        amounts = found[-1].nodes.setdefault(node, {})
+        amounts = found[-1].nodes.setdefault(node or UNPLACED, {})
         amounts[resource] = amounts.get(resource, 0) + amount
     return found

@@ -11,7 +11,7 @@ import click
 
 from leasebook.cli.options import session_of, verb
 from ledger.amounts import check_name
-from ledger.errors import InvalidInput
+from ledger.errors import InvalidInput, LedgerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ def import_command(
     and one that was interrupted is simply begun again. Rows that cannot be understood are kept in
     FILE.rejects.csv with the reason.
     """
-    from leasebook.importers.rejects import Rejects
+    from leasebook.importers.rejects import Rejects, check_place
     from leasebook.importers.runner import Reading
 
     session = session_of(ctx)
@@ -75,6 +75,7 @@ def import_command(
     kept_in = Path(rejects or f"{name}.rejects.csv")
     if file != "-" and kept_in.exists() and Path(file).exists() and kept_in.samefile(file):
         raise InvalidInput(f"the rejects would overwrite {file} itself", "name another --rejects")
+    check_place(kept_in)
     with (
         Reading(format, file, _options(**said)) as reading,
         session.open(create=True) as room,
@@ -84,6 +85,10 @@ def import_command(
             summary = _run(room.ledger.writer, reading, kept)
         except KeyboardInterrupt:
             session.note(f"what was read of {name} so far is recorded: import it again to go on")
+            raise
+        except LedgerUnavailable as error:
+            # What the error says is true of the last transaction; those before it are done.
+            error.hint = f"{error.hint}; what was read before is recorded: import it again to go on"
             raise
     session.answer(_document(summary, kept, file, format), _text(summary, kept))
 

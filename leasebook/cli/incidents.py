@@ -254,6 +254,28 @@ def open_(ctx: click.Context, file: str, key: str | None, checkpoints: tuple[str
         )
     command = program().get_command(ctx, name)
     assert command is not None
+    _check_names(file, bundle)
     ctx.obj = BundleSession(session, bundle)
     with command.make_context(name, arguments, parent=ctx) as inner:
-        return command.invoke(inner)
+        try:
+            return command.invoke(inner)
+        except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError) as error:
+            # Whoever signs a bundle with a key of their own can put values into it that no ledger has.
+            raise _makes_no_sense(file, f"{type(error).__name__}: {error}") from error
+
+
+def _check_names(file: str, bundle: Bundle) -> None:
+    """Raise Failure for names that no ledger takes: a terminal might act on them."""
+    for row in bundle.log.read():
+        names = (row.tenant, row.pool, row.allocation, row.holder, row.task, row.command_id)
+        if not all(name is None or name.isprintable() for name in names):
+            raise _makes_no_sense(file, f"event {row.position} has a name that does not print")
+
+
+def _makes_no_sense(file: str, why: str) -> Failure:
+    return Failure(
+        "corrupt",
+        f"{file}: an event in it makes no sense, though it was signed: {why[:200]}",
+        "trust nothing that it says, and compare its key with one from another source",
+        UNPROVEN,
+    )

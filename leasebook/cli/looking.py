@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leasebook.cli.failures import MISSING, Failure
+from leasebook.cli.failures import MISSING, Failure, one_line
 from leasebook.cli.options import allocation, filters, session_of, verb
 from leasebook.cli.session import Room
 
@@ -83,7 +83,7 @@ def show_command(ctx: click.Context, allocation: str) -> None:
         ("drawn from", a["parent"]),
         *times,
         ("bound by", None if a["state"] == "ended" else bound_text(a)),
-        ("metadata", " ".join(f"{k}={v}" for k, v in a["metadata"].items()) or None),
+        ("metadata", one_line(" ".join(f"{k}={v}" for k, v in a["metadata"].items())) or None),
     ]
     print(facts_text(facts))
 

@@ -17,7 +17,7 @@ from leasebook.cli.session import Room, Session, print_json, to_json
 if TYPE_CHECKING:
     from ledger.events import Event
     from ledger.log import Row
-    from ledger.notes import VerifierKey
+    from ledger.notes import SigningKey, VerifierKey
     from ledger.verify import NotedHead, VerifyResult
 
 FOLLOW_EVERY_S = 0.2
@@ -261,7 +261,7 @@ def _read_note(file: str) -> str:
 def _verifier(room: Room, key: str | None) -> VerifierKey:
     """The key as given, else this machine's own for this ledger. Raises InvalidInput."""
     from ledger.errors import InvalidInput
-    from ledger.notes import BadKey, VerifierKey, load_or_create_key
+    from ledger.notes import BadKey, VerifierKey
 
     if key is None:
         path = _key_path(room)
@@ -270,7 +270,7 @@ def _verifier(room: Room, key: str | None) -> VerifierKey:
                 "this machine has signed no checkpoint of this ledger",
                 "give the verifier key that `leasebook checkpoint` showed: --key",
             )
-        return load_or_create_key(path, _origin(room)).verifier
+        return _signing_key(room).verifier
     try:
         return VerifierKey.parse(key)
     except BadKey as error:
@@ -299,6 +299,21 @@ def _key_path(room: Room) -> Path:
     return key_directory() / f"{_ledger_id(room)}.key"
 
 
+def _signing_key(room: Room) -> SigningKey:
+    """This machine's key for this ledger, made on first use. Raises LedgerUnavailable."""
+    from ledger.errors import LedgerUnavailable
+    from ledger.notes import load_or_create_key
+
+    path = _key_path(room)
+    try:
+        return load_or_create_key(path, _origin(room))
+    except OSError as error:
+        raise LedgerUnavailable(
+            f"the signing key {path} can be neither read nor made ({error.strerror})",
+            "check its folder's permissions and free space; $XDG_STATE_HOME names another",
+        ) from error
+
+
 @verb("checkpoint")
 @click.option("--out", metavar="FILE", help="Write it to this new file.")
 @click.pass_context
@@ -308,13 +323,13 @@ def checkpoint_command(ctx: click.Context, out: str | None) -> None:
     Keep the note and the verifier key elsewhere: `leasebook verify --checkpoint` then shows whether
     anything before it was changed or cut off.
     """
-    from ledger.notes import Note, load_or_create_key, sign_note
+    from ledger.notes import Note, sign_note
 
     session = session_of(ctx)
     with session.open(read_only=True) as room:
         origin = _origin(room)
         head = room.ledger.writer.log.head()
-        key = load_or_create_key(_key_path(room), origin)
+        key = _signing_key(room)
     note = sign_note(Note(origin, head.position, head.hash), key)
     if out is not None:
         _write_new(out, note)

@@ -80,8 +80,8 @@ def state_line(frame: Frame) -> str:
     parts = []
     for pool in frame.pools:
         use = " ".join(f"{r} {said}" for r, said, _ in uses(pool))
-        waits = f", {pool.waiting} waiting" if pool.waiting else ""
-        parts.append(f"{pool.name}: {use}, {pool.held} held{waits}")
+        said = [use, f"{pool.held} held", f"{pool.waiting} waiting" if pool.waiting else ""]
+        parts.append(f"{pool.name}: {', '.join(part for part in said if part)}")
     return "; ".join(parts) or "no pools"
 
 

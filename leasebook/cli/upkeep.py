@@ -109,9 +109,14 @@ def sweep_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> 
 def _take_in(session: Session, room: Room) -> None:
     """Record what ran while the ledger could not be written."""
     from leasebook.manager import ResourceManager
-    from leasebook.run.spool import record_spooled
+    from leasebook.run.spool import SpoolUnusable, record_spooled
 
-    recorded = record_spooled(ResourceManager(room.ledger))
+    try:
+        recorded = record_spooled(ResourceManager(room.ledger))
+    except SpoolUnusable as error:
+        # The sweeps have done their work, and what they did is worth more than this.
+        session.note(error.message)
+        return
     if recorded:
         session.note(f"{recorded} runs that were not recorded at their time are in the ledger now")
 

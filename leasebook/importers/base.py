@@ -120,6 +120,8 @@ class Source:
         self.skipped = 0
         self._raw: IO[bytes]
         if path == "-":
+            if sys.stdin is None:
+                raise InvalidInput("standard input is closed", "name a file, or pipe one in")
             self._raw = sys.stdin.buffer
         else:
             try:
@@ -155,15 +157,17 @@ class Source:
         Bytes that are no UTF-8 come out as ``�``. Raises InvalidInput for a damaged gzip file, and
         WrongFormat for a line without an end.
         """
-        stream = self.binary()
         number = 0
         try:
+            stream = self.binary()
             while line := stream.readline(LINE_CHARACTERS_MAX):
                 number += 1
                 if len(line) >= LINE_CHARACTERS_MAX:
                     raise WrongFormat(
                         f"line {number} of {self.name} is longer than {LINE_CHARACTERS_MAX} bytes",
-                        "name a text file with one record on each line",
+                        "name a text file with one record on each line"
+                        if number == 1
+                        else "what came before it is recorded; take the line out to go on",
                     )
                 text = line.decode("utf-8", "replace").rstrip("\r\n")
                 yield number, text.removeprefix("\ufeff") if number == 1 else text

@@ -20,6 +20,23 @@ COLUMNS = ("line", "reason", "text")
 FIRST_SHOWN = 5
 
 
+def check_place(path: Path) -> None:
+    """Raise InvalidInput where a file stands that holds something else than rejects."""
+    head = ",".join(COLUMNS).encode()
+    try:
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            there = file.read(len(head))
+    except (OSError, ValueError):
+        return  # There is none, or it cannot be written either, which writing will say.
+    if there not in (b"", head):
+        raise InvalidInput(
+            f"the rejects would overwrite {path}, which holds something else",
+            "name another --rejects",
+        )
+
+
 class Rejects:
     """Counts rejects, keeps the first few at hand and all of them in the file."""
 
@@ -33,6 +50,7 @@ class Rejects:
     def add(self, reject: Reject) -> None:
         """Keep one. Raises InvalidInput where the file cannot be written."""
         if self._file is None:
+            check_place(self.path)
             try:
                 self._file = self.path.open("w", encoding="utf-8", newline="")
             except (OSError, ValueError) as error:

@@ -212,11 +212,8 @@ class _Run:
 
     def _acquire(self, manager: ResourceManager, command_id: str) -> Hold:
         from leasebook.run.holding import acquire, as_input, prepare
-        from leasebook.run.spool import record_spooled
 
-        spooled = record_spooled(manager)
-        if spooled:
-            self.speaker.note(f"recorded {spooled} spooled entries of earlier runs")
+        self._record_spooled(manager)
         ask: Ask = prepare(manager, self.options, self.speaker.note)
         left_ns = max(0, round((self.wait_until - time.monotonic()) * 1e9))
         hold = acquire(
@@ -234,6 +231,18 @@ class _Run:
             shown = " ".join(f"{name}={text}" for name, text in amounts.items())
             self.speaker.note(f"{hold.id} takes {shown}, {hold.sized}")
         return hold
+
+    def _record_spooled(self, manager: ResourceManager) -> None:
+        from leasebook.run.spool import SpoolUnusable, record_spooled
+
+        try:
+            spooled = record_spooled(manager)
+        except SpoolUnusable as error:
+            # What is in there waits for a better day; the ledger is here, and so is this run.
+            self.speaker.note(error.message)
+            return
+        if spooled:
+            self.speaker.note(f"recorded {spooled} spooled entries of earlier runs")
 
     def _refused(self, refusal: Refused) -> int:
         from leasebook.run.summary import refusal_json

@@ -15,6 +15,7 @@ it for ever and nobody has to clear it by hand.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -24,7 +25,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from leasebook.settings import state_directory
 from ledger.commands import ClearAlert, RaiseAlert
-from ledger.errors import LeasebookError, LedgerUnavailable, LimitExceeded, Refused
+from ledger.errors import (
+    LeasebookError,
+    LedgerCorrupt,
+    LedgerUnavailable,
+    LimitExceeded,
+    Refused,
+)
 
 if TYPE_CHECKING:
     from leasebook.manager import ResourceManager
@@ -34,6 +41,10 @@ BYTES_MAX: Final = 16 * 1024 * 1024
 """How much is kept; past it a run says that it could not be kept."""
 
 Json = dict[str, Any]
+
+
+class SpoolUnusable(LedgerUnavailable):
+    """The spool itself cannot be used; the ledger may be in the best of health."""
 
 
 def spool_path() -> Path:
@@ -53,28 +64,50 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def _write(fd: int, data: bytes) -> None:
+    """All of the data, on disk. A disk that fills up takes a part of it and says nothing."""
+    while data:
+        written = os.write(fd, data)
+        if not written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        data = data[written:]
+    os.fsync(fd)
+
+
+def _append(fd: int, line: bytes) -> None:
+    """Add a line at the end of a file: whole or not at all."""
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        # A crash cut the last one off. It must not take this one with it.
+        line = b"\n" + line
+    try:
+        _write(fd, line)
+    except OSError:
+        os.ftruncate(fd, size)
+        raise
+
+
 def add(entry: Json) -> None:
     """Keep an entry, on disk when this returns.
 
-    Raises LedgerUnavailable where it cannot be written, LimitExceeded where the spool is full.
+    Raises SpoolUnusable where it cannot be written, LimitExceeded where the spool is full.
     """
     line = json.dumps(entry, separators=(",", ":"), sort_keys=True).encode() + b"\n"
     path = spool_path()
     try:
         with _locked(path):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 full = os.fstat(fd).st_size + len(line) > BYTES_MAX
                 if full or len(line) > LINE_BYTES_MAX:
                     raise LimitExceeded(
                         f"the spool {path} takes no more", "see why its ledgers cannot be written"
                     )
-                os.write(fd, line)
-                os.fsync(fd)
+                _append(fd, line)
             finally:
                 os.close(fd)
     except OSError as error:
-        raise LedgerUnavailable(
+        raise SpoolUnusable(
             f"the spool {path} cannot be written ({error.strerror})", "check the disk"
         ) from error
 
@@ -82,8 +115,8 @@ def add(entry: Json) -> None:
 def record_spooled(manager: ResourceManager) -> int:
     """Record what was spooled for this manager's ledger; how many entries that was.
 
-    Safe to run twice and at once. Raises LedgerUnavailable when the ledger fails meanwhile; what it
-    has not taken stays spooled.
+    Safe to run twice and at once. Raises LedgerUnavailable or LedgerCorrupt when the ledger fails
+    meanwhile; what it has not taken stays spooled. Raises SpoolUnusable when the spool fails.
     """
     path, ledger = spool_path(), manager.ledger.path
     if ledger is None or not path.exists():
@@ -97,7 +130,7 @@ def record_spooled(manager: ResourceManager) -> int:
             _record(manager, ours)
             _rewrite(path, others)
     except OSError as error:
-        raise LedgerUnavailable(
+        raise SpoolUnusable(
             f"the spool {path} cannot be used ({error.strerror})", "check the disk"
         ) from error
     return len(ours)
@@ -126,8 +159,7 @@ def _rewrite(path: Path, lines: Sequence[bytes]) -> None:
     fresh = path.with_suffix(".new")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, b"\n".join(lines) + b"\n")
-        os.fsync(fd)
+        _write(fd, b"\n".join(lines) + b"\n")
     finally:
         os.close(fd)
     fresh.replace(path)
@@ -140,7 +172,7 @@ def _record(manager: ResourceManager, entries: Sequence[Json]) -> None:
                 _record_unfinished(manager, entry)
             else:
                 _record_unrecorded(manager, entry)
-        except LedgerUnavailable:
+        except (LedgerUnavailable, LedgerCorrupt):
             raise
         except (LeasebookError, KeyError, TypeError):
             # What the ledger will never take (the allocation is not there) is not kept for ever.

@@ -84,10 +84,8 @@ def barred_for(
 
 def next_late_claim(book: Book, space: Space, now: int) -> Draft | None:
     """The next request that has waited long enough, and has room, but stands so far behind that one
-    pass does not look at it: with a claim it is looked at. None where there is none.
+    pass does not look at it: with a claim it is looked at. None where there is none. Somebody waits.
     """
-    if not space.waiting:
-        return None
     pool = book.pools[book.allocations[next(iter(space.waiting))].pool]
     if len(space.waiting) <= pool.policy.backfill_depth:
         return None

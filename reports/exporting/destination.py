@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from ledger.errors import InvalidInput
+from reports.replacing import check_replaceable
 
 Json = dict[str, Any]
 Write = Callable[[bytes], Any]
@@ -90,6 +91,7 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
         raise InvalidInput(
             f"{path} exists already", "choose another name, or --force to replace it"
         )
+    check_replaceable(path)
     with _unwritable(path):
         partial = path.parent / f".{path.name[:100]}-{os.getpid()}-{token_hex(4)}{PARTIAL}"
         partial.touch(exist_ok=False)

@@ -97,7 +97,10 @@ _RESOURCES: Final = frozenset(
 )
 """Fields that map resources to numbers."""
 
-_ITEM = re.compile(r"#\d+\Z")
+_SAID: Final = frozenset(("reason", "message", "hint", "why", "outcome"))
+"""Fields for words of people's own: what looks like an id there may be anything else as well."""
+
+_ITEM = re.compile(r"(?<=.)#\d{1,4}\Z", re.ASCII)
 _ID = re.compile(r"[AR]\d{1,19}\Z")
 
 
@@ -135,7 +138,7 @@ class Pseudonyms:
             pool=self._maybe("pool", row.pool),
             holder=self._maybe("holder", row.holder),
             task=self._maybe("task", row.task),
-            command_id=None if row.command_id is None else self._command(row.command_id),
+            command_id=self._maybe("command", row.command_id),
             data=checked_json(self._fields(loads(row.data))).decode(),
             metadata=None,
         )
@@ -180,7 +183,7 @@ class Pseudonyms:
         return None if text is None else self.name(kind, text)
 
     def _command(self, text: str) -> str:
-        """A command's id; the number of an item behind it stays, as it does in the book."""
+        """A command's id in a book, behind which the number of an item may stand: that stays."""
         item = _ITEM.search(text)
         end = len(text) if item is None else item.start()
         return self.name("command", text[:end]) + text[end:]
@@ -206,6 +209,8 @@ class Pseudonyms:
             return value
         if key == "ledger_id":
             return value
+        if key in _SAID and isinstance(value, str):
+            return value if value in _WORDS else self.name("text", value)
         return self._value(value, _KIND_OF.get(key, "text"))
 
     def _value(self, value: Any, kind: str) -> Any:

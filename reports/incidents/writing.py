@@ -30,6 +30,7 @@ from reports.incidents.gathering import CORRUPT, Choices, Part, chain, gather, t
 from reports.incidents.manifest import SEALED_LINE, Manifest
 from reports.incidents.sources import sources
 from reports.incidents.window import Span
+from reports.replacing import check_replaceable
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def export(
     choices = choices or Choices()
     if not force and os.path.lexists(file):
         raise _exists(file)
+    check_replaceable(file)
     head = past.log.head()
     part = gather(past, span, choices)
     listed, sealed = chain(past, part, head, span.last, choices)

@@ -103,6 +103,17 @@ def test_machine_without_a_key_asks_for_it(
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_signing_key_that_cannot_be_made_is_said_by_its_name(
+    lb: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    answer = lb("checkpoint")
+    assert answer.code == 1
+    assert "the signing key" in answer.err
+    assert "Not a directory" in answer.err
+
+
 def test_forged_checkpoint_fails_the_verification(lb: CommandLine, tmp_path: Path) -> None:
     note = tmp_path / "note"
     lb.ok("checkpoint", "--out", str(note))

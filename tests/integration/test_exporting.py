@@ -337,3 +337,22 @@ def test_bad_input_is_said_in_one_line(
     text = answer.err or answer.out
     assert said in text and text.count("\n") == 1
     assert not Path("x").exists()
+
+
+@pytest.mark.parametrize("beside", ["", "-wal", ".gate", ".views.db"])
+def test_force_never_replaces_a_ledger_or_what_belongs_to_it(
+    lb: CommandLine, tmp_path: Path, beside: str
+) -> None:
+    place = Path(f"{lb.ledger}{beside}")
+    lb.ok("projections", "rebuild")
+    place.touch()
+    for command in (
+        ("export", "--out", str(place), "--force"),
+        ("export", "--what", "allocations", "--out", str(place), "--force"),
+        ("audit", "--out", str(place), "--force"),
+        ("incident", "export", str(place), "--from", "1", "--until", "now", "--force"),
+    ):
+        answer = lb(*command)
+        assert answer.code == 2, command
+        assert "which nothing replaces" in answer.err
+    assert lb("verify").code == 0

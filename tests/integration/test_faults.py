@@ -6,6 +6,7 @@ wrong answer, and a log that is as it was.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -326,6 +327,29 @@ def test_a_ledger_on_a_full_disk_can_still_be_read(small_disk: Path) -> None:
         assert verify(log).events == head.position
     with SqliteLog.open(path) as log:
         assert log.head() == head
+
+
+def test_a_ledger_that_nobody_has_open_is_read_on_a_full_disk_too(small_disk: Path) -> None:
+    path = small_disk / "ledger.db"
+    with SqliteLog.open(path, create=True) as log:
+        append(log, {})
+        head = log.head()
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    for _ in range(2):
+        with SqliteLog.open(path) as log:
+            assert log.head() == head
+            with pytest.raises(LedgerUnavailable, match="no space left") as caught:
+                append(log, {})
+            assert not isinstance(caught.value, LedgerReadOnly)
+            assert log.head() == head
+    filler.unlink()
+    with SqliteLog.open(path) as log:
+        append(log, {})
+        assert log.head().position == head.position + 1
+        assert verify(log).ok
 
 
 def test_no_ledger_is_begun_on_a_full_disk(small_disk: Path) -> None:

@@ -494,3 +494,35 @@ def test_opened_bundle_says_what_is_in_it(lb: CommandLine) -> None:
     with_key = ("--key", document["verifier_key"])
     assert lb("incident", "open", str(file), *with_key, "at", "now").code == 0
     assert lb("incident", "open", *with_key, str(file), "list", "--holder", "alice").code == 0
+
+
+def test_pseudonyms_hide_what_people_made_look_like_an_item_or_an_id(
+    lb: CommandLine, tmp_path: Path
+) -> None:
+    lb.ok("allocate", "box", "cpu=1", "--holder", "carl", "--id", "patient#19850412")
+    lb("allocate", "box", "cpu=9", "--holder", "carl", "--id", "#123456789")
+    held = lb.ok("list")["allocations"][-1]["id"]
+    lb.ok("reclaim", held, "--force", "--reason", "A7654321")
+    file = tmp_path / "hidden.zip"
+    lb.ok("incident", "export", str(file), "--from", "1", "--until", "now", "--pseudonyms")
+    with zipfile.ZipFile(file) as archive:
+        shown = b"".join(archive.read(name) for name in archive.namelist())
+    for secret in (b"19850412", b"#123456789", b"A7654321"):
+        assert secret not in shown
+    assert lb("incident", "verify", str(file)).code == 0
+
+
+def test_values_that_no_ledger_has_are_told_in_one_line_though_their_signature_holds(
+    lb: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "odd.zip"
+    lb.ok("incident", "export", str(file), "--from", "1", "--until", "now")
+
+    def breaks(*_: object, **__: object) -> None:
+        raise TypeError("'<' not supported between instances of 'str' and 'int'")
+
+    monkeypatch.setattr("leasebook.cli.bundled._Reader.read", breaks)
+    answer = lb("incident", "open", str(file), "list")
+    assert answer.code == 6
+    assert answer.err.count("\n") == 1
+    assert "makes no sense, though it was signed" in answer.err

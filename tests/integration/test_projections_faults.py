@@ -268,6 +268,46 @@ def test_snapshots_in_the_same_file_stay(engine: Engine, tmp_path: Path) -> None
 # --- rebuilding beside readers and others ----------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("UPDATE projections SET position = NULL, hash = NULL, state = NULL, generation = NULL",),
+        ("UPDATE projections SET state = 'junk'",),
+        ("UPDATE projections SET generation = NULL WHERE name = 'steps'",),
+        ("UPDATE projections SET position = -3 WHERE name = 'pools'",),
+        ("DROP TABLE spans", "CREATE VIEW spans AS SELECT 1"),
+        ("DROP VIEW series", "CREATE TABLE series (a)"),
+        ("DROP TABLE projections", "CREATE VIEW projections AS SELECT 1"),
+    ],
+)
+def test_nonsense_put_there_by_hand_is_made_anew(
+    engine: Engine, statements: tuple[str, ...]
+) -> None:
+    engine.catch_up()
+    expected = contents(engine)
+    change(engine, *statements)
+    assert engine.catch_up().failed == ()
+    assert engine.check() is None
+    assert contents(engine) == expected
+    assert {status.state for status in engine.status()} == {"live"}
+    assert engine.rebuild().failed == ()
+
+
+def test_another_copy_of_sqlite_in_this_process_takes_nothing_away_from_other_readers(
+    ledger: Path, tmp_path: Path
+) -> None:
+    import sqlite3 as standard
+
+    path = tmp_path / "v.views.db"
+    with SqliteLog.open(ledger) as log, Engine(log, path) as engine:
+        for upto in (50, 100, 150):
+            engine.catch_up(upto)
+            with closing(standard.connect(path)) as connection:
+                (position,) = connection.execute("SELECT min(position) FROM projections").fetchone()
+            assert position == upto
+        assert engine.check() is None
+
+
 def test_readers_always_have_an_answer_while_all_is_made_anew(engine: Engine) -> None:
     engine.catch_up()
     expected = table(engine, "SELECT count(*), sum(granted) FROM series")

@@ -82,14 +82,12 @@ def _cards_balance(world: World, event: Event, pool: str, node: str) -> None:
                         event,
                         f"the cards of {each.id} do not add up",
                     )
-    for card, lying in on.items():
-        wrong_unless(sum(lying) <= CARD, event, f"card {card} of {node} holds {sum(lying)}")
-        wrong_unless(len(lying) == 1 or CARD not in lying, event, f"card {card} was given whole")
+    for (_, number), lying in on.items():
+        wrong_unless(sum(lying) <= CARD, event, f"card {number} of {node} holds {sum(lying)}")
+        wrong_unless(len(lying) == 1 or CARD not in lying, event, f"card {number} was given whole")
 
 
-def grant_is_whole(
-    world: World, event: Event, stood: dict[str, tuple[Placement, ...]]
-) -> None:
+def grant_is_whole(world: World, event: Event, stood: dict[str, tuple[Placement, ...]]) -> None:
     """A grant lies where it may, in its range, evenly where it is spread."""
     body = event.body
     assert isinstance(body, Allocated | Reserved) and event.pool is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ledger.events import Event, Queued
-from ledger.requests import Placement
+from ledger.requests import Amounts, Placement, Request
 from tests.model.queue_room import (
     could_take,
     kept_for_others,
@@ -16,18 +16,53 @@ from tests.model.queue_state import Entry, NodeState, Unit, World
 from tests.model.queue_wrong import wrong_unless
 
 
-def claimable(world: World, unit: Unit) -> list[NodeState]:
-    """The nodes that could be kept for a place in the queue that lands whole on one."""
+def due(world: World, unit: Unit, now: int) -> bool:
+    """Whether a place in the queue has been overtaken often enough, or has waited long enough."""
+    policy = world.pools[unit.first.pool].policy
+    often = max(each.overtaken for each in unit.members) >= policy.overtakes_max
+    return often or now - unit.first.asked_at >= policy.claim_after_ns
+
+
+def claimable(world: World, unit: Unit, now: int) -> bool:
+    """Whether nodes could be kept for a place in the queue: none of others, and enough for all of it.
+
+    One that needs several nodes and finds too few keeps those behind it from claiming any.
+    """
     pool = world.pools[unit.first.pool]
-    request = unit.first.request
-    taken = {n for u in world.waiting(pool.name) if u.id != unit.id for n in u.claim}
-    return [
-        node
-        for node in pool.nodes.values()
-        if suits(node, request.select)
-        and could_take(node, request.amounts)
-        and node.name not in taken
+    taken: set[str] = set()
+    for other in world.waiting(pool.name):
+        if other.id == unit.id:
+            continue
+        taken |= other.claim
+        policy = pool.policy
+        often = max(each.passed for each in other.members) >= policy.overtakes_max
+        if not other.simple and not other.claim and (often or due(world, other, now)):
+            return False
+    choices = [
+        [
+            node.name
+            for node in pool.nodes.values()
+            if suits(node, each.request.select) and node.name not in taken
+        ]
+        for each in unit.members
     ]
+    request = unit.first.request
+    if len(unit.members) > 1:
+        # A gang's claim is found greedily: it is due where each request finds a node of its own.
+        return _apart([each.request.amounts for each in unit.members], choices, pool.nodes)
+    count = 1 if request.spread is None else request.spread
+    if count == 0:
+        return any(could_take(pool.nodes[name], request.amounts) for name in choices[0])
+    part = parts(request.amounts, count, largest=True)
+    return sum(could_take(pool.nodes[name], part) for name in choices[0]) >= count
+
+
+def _apart(wanted: list[Amounts], choices: list[list[str]], nodes: dict[str, NodeState]) -> bool:
+    everywhere = [
+        all(could_take(nodes[n], need) for n in names)
+        for need, names in zip(wanted, choices, strict=True)
+    ]
+    return all(everywhere) and all(len(names) >= len(wanted) for names in choices)
 
 
 class Passing:
@@ -40,6 +75,20 @@ class Passing:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.passed_over: list[tuple[Event, str, str]] = []
+        self.blocked: set[str] = set()
+
+    def begin(self) -> None:
+        """A step begins. Whom a quota holds up until then can only claim in its turn."""
+        units = [unit for pool in self.world.pools for unit in self.world.waiting(pool)]
+        self.blocked = {unit.id for unit in units if over_quota(self.world, unit)}
+
+    def finish(self) -> None:
+        """Whoever was passed without a claim that it should have had was served in the same step."""
+        for event, id, why in self.passed_over:
+            waits = any(e.unit == id and e.state == "waiting" for e in self.world.entries.values())
+            wrong_unless(not waits, event, f"it passes {id}, which has {why}")
+        self.passed_over = []
 
     def passes(self, event: Event, unit: Unit, now: int, *, judged: bool) -> None:
         """A grant passes all that came before it. ``judged``: the first of what is granted at once."""
@@ -49,18 +98,12 @@ class Passing:
             if other.id == unit.id or other.position > unit.position:
                 continue
             common = bool(other.resources & unit.resources) and not over_quota(world, other)
-            if common and judged and policy.order == "fair" and other.simple and not other.claim:
+            could = not other.claim and other.id not in self.blocked
+            could = could and common and judged and policy.order == "fair"
+            if could and due(world, other, now) and claimable(world, other, now):
                 waited = now - other.first.asked_at
-                due = (
-                    other.first.overtaken >= policy.overtakes_max
-                    or waited >= policy.claim_after_ns
-                )
-                wrong_unless(
-                    not (due and claimable(world, other)),
-                    event,
-                    f"it passes {other.id}, which has no claim after {other.first.overtaken} "
-                    f"overtakes and {waited} ns",
-                )
+                why = f"no claim after {other.first.overtaken} overtakes and {waited} ns"
+                self.passed_over.append((event, other.id, why))
             for each in other.members:
                 each.passed += 1
                 each.overtaken += common
@@ -106,14 +149,7 @@ def judge_claim(
         node = pool.nodes.get(name)
         wrong_unless(node is not None, event, f"there is no {name}")
         assert node is not None
-        wrong_unless(suits(node, entry.request.select), event, f"{name} cannot be selected")
-        least = (
-            entry.request.amounts
-            if not entry.request.spread
-            else parts(entry.request.amounts, entry.request.spread, largest=False)
-        )
-        # What others use outside the ledger may go again: a node is claimed in spite of it.
-        fine = could_take(node, least, outside=False) or entry.request.spread == 0
+        fine = any(_could_have_part(node, each.request) for each in unit.members)
         wrong_unless(fine, event, f"{name} can never take it")
         others = [u.id for u in world.waiting(entry.pool) if u.id != unit.id and name in u.claim]
         wrong_unless(not others, event, f"{name} is kept for {others} already")
@@ -137,6 +173,18 @@ def judge_claim(
         wrong_unless(
             not kept or over_quota(world, unit), event, f"it gives {kept} up, which can still help"
         )
+
+
+def _could_have_part(node: NodeState, request: Request) -> bool:
+    """Whether a node may be kept for a request, or for a part of it.
+
+    What others use outside the ledger may go again: a node is claimed in spite of it.
+    """
+    count = 1 if request.spread is None else request.spread
+    if count == 0:
+        return suits(node, request.select)
+    part = parts(request.amounts, count, largest=False)
+    return suits(node, request.select) and could_take(node, part, outside=False)
 
 
 def _going(world: World, pool: str, nodes: set[str]) -> bool:

@@ -133,16 +133,17 @@ budgets = st.fixed_dictionaries(
         "refill_amounts": st.just({"tokens": 4}),
     }
 )
+_COUNTS = st.sampled_from((4, 2))
 tokens = st.sampled_from((1, 2, 4, 7, 10))
 
 
-def limits(pool_cards: bool = False) -> SearchStrategy[dict[str, int]]:
-    """A quota, or none."""
-    return st.one_of(
-        st.just({}),
-        st.fixed_dictionaries({"cpu": st.sampled_from((4, 2, 6, 3))}),
-        st.fixed_dictionaries({"cpu": st.sampled_from((4, 6)), "memory": st.sampled_from((4, 2))}),
-    )
+def limits(cohort: str | None) -> SearchStrategy[dict[str, int]]:
+    """A quota, or none. Within a cohort all are limited in the same."""
+    cpu = st.fixed_dictionaries({"cpu": st.sampled_from((4, 2, 6, 3))})
+    if cohort is not None:
+        return cpu
+    both = st.fixed_dictionaries({"cpu": st.sampled_from((4, 6)), "memory": _COUNTS})
+    return st.one_of(st.just({}), cpu, both)
 
 
 def options(**kinds: Any) -> SearchStrategy[dict[str, Any]]:

@@ -44,6 +44,7 @@ from tests.model.queue_wrong import wrong_unless
 
 GRANTS = (Allocated, Reserved)
 ENDINGS = (Released, Expired, Reclaimed, Withdrawn)
+SEARCHED = 4
 
 
 class Judge:
@@ -77,6 +78,7 @@ class Judge:
         self.batch, self.granting, self.left_behind = events, None, []
         self.stretching.begin(self.now)
         self.victims.begin(self.now)
+        self.passing.begin()
         for index, event in enumerate(events):
             self.position += 1
             wrong_unless(event.position == self.position, event, "positions have no gaps")
@@ -136,10 +138,11 @@ class Judge:
             wrong_unless(over is None, event, f"stretched over its quota: {over}")
         first = self.granting != self._place(event, unit)
         self.granting = self._place(event, unit)
-        if first:
-            self._in_order(event, unit)
+        with self.stretching.undone():
+            if first:
+                self._in_order(event, unit)
+            self.passing.passes(event, unit, self.now, judged=first)
         judge_landing(world, event, unit, body.placements)
-        self.passing.passes(event, unit, self.now, judged=first)
 
     def _place(self, event: Event, unit: Unit) -> str:
         """What is granted in one go: a place in the queue, or the items of a batch."""
@@ -177,7 +180,6 @@ class Judge:
         """Nobody who comes first and could have been served is passed over."""
         world = self.world
         policy = world.pools[unit.first.pool].policy
-        before = self.stretching.before
         mine = key(world, unit)
         for other in world.waiting(unit.first.pool):
             if other.id == unit.id or over_quota(world, other) or not self._still_waits(other):
@@ -189,8 +191,18 @@ class Judge:
                     event,
                     f"{other.id} came before it and wants the same",
                 )
-            elif key(world, other) < mine and surely_fits(world, other, before=before):
+            elif (
+                key(world, other) < mine and self._is_looked_at(other) and surely_fits(world, other)
+            ):
                 self.left_behind.append((other.id, unit.id, "has a better place and had room"))
+
+    def _is_looked_at(self, unit: Unit) -> bool:
+        """Whether one pass tries it: as deep as it looks, and the first four that need several nodes."""
+        waiting = self.world.waiting(unit.first.pool)
+        depth = self.world.pools[unit.first.pool].policy.backfill_depth
+        if len(waiting) > depth and not unit.claim:
+            return False
+        return unit.simple or sum(not other.simple for other in waiting) <= SEARCHED
 
     def _still_waits(self, unit: Unit) -> bool:
         return all((each.until or 0) > self.now for each in unit.members)
@@ -211,7 +223,12 @@ class Judge:
         """Nobody is refused for want of what there is."""
         lacking = ("insufficient_capacity", "reserved_for_waiting", "quota_exceeded")
         alone = event.cause is not None and event.cause.items is None
-        if body.request is not None and body.verb == "allocate" and body.reason in lacking and alone:
+        if (
+            body.request is not None
+            and body.verb == "allocate"
+            and body.reason in lacking
+            and alone
+        ):
             unit = Unit("newcomer", [_as_entry(event, body.request, "newcomer")])
             strict = self.world.pools[unit.first.pool].policy.order == "fifo"
             held_up = strict and any(
@@ -226,7 +243,8 @@ class Judge:
                 each
                 for each in self.world.entries.values()
                 if each.state != "ended"
-                and (each.tenant, each.holder, each.task) == (event.tenant, event.holder, event.task)
+                and (each.tenant, each.holder, each.task)
+                == (event.tenant, event.holder, event.task)
                 and each.request.amounts == need
             ]
             wrong_unless(bool(live), event, "there is no other such request")
@@ -261,6 +279,7 @@ class Judge:
         """What must be so when a step is over."""
         self.stretching.finish()
         self.victims.finish()
+        self.passing.finish()
         world, last = self.world, self.batch[-1] if self.batch else None
         waiting = {unit.id for pool in world.pools for unit in world.waiting(pool)}
         for other, unit, why in self.left_behind:
@@ -294,9 +313,8 @@ class Judge:
         elif len(units) > policy.backfill_depth:
             units = [unit for unit in units if unit.claim]
         for unit in units:
-            wrong_unless(
-                not surely_fits(world, unit), last, f"{unit.id} waits though there is room for it"
-            )
+            forgotten = self._is_looked_at(unit) and surely_fits(world, unit)
+            wrong_unless(not forgotten, last, f"{unit.id} waits though there is room for it")
 
 
 def key(world: World, unit: Unit) -> tuple[int, Fraction, Fraction, int]:

@@ -143,7 +143,6 @@ class QueueMachine(RuleBasedStateMachine):
         policy=draw.policies,
         duplicates=st.data(),
         cohort=st.sampled_from((None, None, "kin")),
-        quotas=st.lists(draw.limits(), min_size=2, max_size=2),
         askers=st.data(),
     )
     def open_the_ledger(
@@ -152,7 +151,6 @@ class QueueMachine(RuleBasedStateMachine):
         policy: dict[str, Any],
         duplicates: st.DataObject,
         cohort: str | None,
-        quotas: list[dict[str, int]],
         askers: st.DataObject,
     ) -> None:
         """A ledger with one pool of some nodes, perhaps quotas, and some that ask at once."""
@@ -160,8 +158,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.give(OpenLedger(command_id=self.id, ledger_id="L"))
         policy = {**policy, "duplicates": duplicates.draw(self.duplicates)}
         self.give(OpenPool(command_id=self.id, pool="box", nodes=nodes, policy=policy))
-        for tenant, limits in zip(("ann", "bob"), quotas, strict=True):
-            if limits:
+        for tenant in ("ann", "bob"):
+            if limits := askers.draw(draw.limits(cohort), label="limits"):
                 self.give(SetQuota(command_id=self.id, tenant=tenant, limits=limits, cohort=cohort))
         for _ in range(askers.draw(st.integers(0, 8), label="askers")):
             self.ask(askers)
@@ -228,7 +226,9 @@ class QueueMachine(RuleBasedStateMachine):
         details: dict[str, Any] = {}
         if verb is Adjust:
             resource = data.draw(st.sampled_from(sorted(entry.amounts)), label="resource")
-            amount = data.draw(draw.amounts(self.specs), label="amount").get(resource, entry.amounts[resource])
+            amount = data.draw(draw.amounts(self.specs), label="amount").get(
+                resource, entry.amounts[resource]
+            )
             details = {"amounts": {resource: amount}}
         elif verb is Transfer:
             details = {"to_holder": data.draw(draw.holders, label="to")}
@@ -242,12 +242,18 @@ class QueueMachine(RuleBasedStateMachine):
         """Somebody gives up its place."""
         entry = self.pick(number, "waiting")
         if entry is not None:
-            about = {"tenant": entry.tenant, "allocation": entry.id, "claim": OPERATOR}
+            about: dict[str, Any] = {
+                "tenant": entry.tenant,
+                "allocation": entry.id,
+                "claim": OPERATOR,
+            }
             self.give(Withdraw(command_id=self.id, **about))
 
     @rule(
         data=st.data(),
-        what=st.sampled_from(("cordon", "uncordon", "uncordon", "resize", "policy", "quota", "see")),
+        what=st.sampled_from(
+            ("cordon", "uncordon", "uncordon", "resize", "policy", "quota", "see")
+        ),
     )
     def operate(self, data: st.DataObject, what: str) -> None:
         """An operator changes the pool, its policy or a quota."""
@@ -264,9 +270,9 @@ class QueueMachine(RuleBasedStateMachine):
             self.give(ObserveCapacity(**about, node=node, outside=outside))
         elif what == "quota":
             tenant = data.draw(draw.tenants, label="tenant")
-            limits = data.draw(draw.limits(), label="limits")
-            known = self.judge.world.quotas.get((tenant, None, None))
-            cohort = None if known is None else known[1]
+            cohorts = [kin for _, kin in self.judge.world.quotas.values() if kin is not None]
+            cohort = cohorts[0] if cohorts else None
+            limits = data.draw(draw.limits(cohort), label="limits")
             self.give(SetQuota(command_id=self.id, tenant=tenant, limits=limits, cohort=cohort))
         else:
             self.give(CordonNode(**about, node=node, cordoned=what == "cordon"))
@@ -317,7 +323,7 @@ class BudgetMachine(QueueMachine):
         self.give(self._allocate(data, request), data.draw(draw.steps, label="by"))
 
     @initialize(data=st.data(), policy=draw.policies, schedule=draw.budgets)
-    def open_the_ledger(  # type: ignore[override]
+    def open_the_ledger(
         self, data: st.DataObject, policy: dict[str, Any], schedule: dict[str, Any]
     ) -> None:
         """A ledger with a budget that is refilled."""
@@ -335,7 +341,11 @@ class BudgetMachine(QueueMachine):
         """What was reserved is given back, and what of it was really spent is told."""
         entry = self.pick(number, "active")
         if entry is not None:
-            about = {"tenant": entry.tenant, "allocation": entry.id, "claim": OPERATOR}
+            about: dict[str, Any] = {
+                "tenant": entry.tenant,
+                "allocation": entry.id,
+                "claim": OPERATOR,
+            }
             spent = None if consumed is None else {"tokens": consumed}
             self.give(Release(command_id=self.id, **about, consumed=spent))
 
@@ -349,10 +359,10 @@ class BudgetMachine(QueueMachine):
         else:
             self.pass_time(by * draw.MS)
 
-    def ask_in_a_batch(self) -> None:  # type: ignore[override]
+    def ask_in_a_batch(self) -> None:
         """Nothing is asked for in batches here."""
 
-    def operate(self) -> None:  # type: ignore[override]
+    def operate(self) -> None:
         """Nothing is changed by an operator here."""
 
     def _everybody_is_served(self) -> None:

@@ -139,7 +139,12 @@ def parts(amounts: Amounts, count: int, largest: bool) -> Amounts:
 
 
 def kept_for_others(world: World, unit: Unit, node: str, wanted: Collection[str]) -> str | None:
-    """Who else has a claim on a node and wants something of ``wanted`` too."""
+    """Who else has a claim on a node and wants something of ``wanted`` too.
+
+    In strict order nobody is kept off by a claim: whoever came first is served first.
+    """
+    if world.pools[unit.first.pool].policy.order == "fifo":
+        return None
     for other in world.waiting(unit.first.pool):
         if other.id != unit.id and node in other.claim and other.resources & set(wanted):
             return other.id
@@ -147,13 +152,17 @@ def kept_for_others(world: World, unit: Unit, node: str, wanted: Collection[str]
 
 
 def open_to(world: World, unit: Unit, entry: Entry, claims: bool = True) -> list[NodeState]:
-    """The nodes on which a member of a place in the queue may land, full or not."""
+    """The nodes on which a member of a place in the queue may land for certain, full or not.
+
+    The statement leaves open whether one request of a gang may land on a node that is kept for somebody
+    who wants only what the gang's other requests want; it is not asked for here.
+    """
     pool = world.pools[entry.pool]
     return [
         node
         for node in pool.nodes.values()
         if suits(node, entry.request.select)
-        and not (claims and kept_for_others(world, unit, node.name, entry.request.amounts))
+        and not (claims and kept_for_others(world, unit, node.name, unit.resources))
     ]
 
 
@@ -193,17 +202,13 @@ def _gang_fits(world: World, unit: Unit, before: Before, claims: bool) -> bool:
 
 
 def _pack(wanted: list[Amounts], choices: list[list[str]], rooms: dict[str, Room]) -> bool:
-    """Whether all fit however one begins. Where only some ways to begin lead to an end, it is hard to
-    find that, and the statement does not promise it."""
-    if not wanted:
-        return True
-    ways = [
-        {**rooms, name: left}
+    """Whether all fit in some way: every way is tried."""
+    return not wanted or any(
+        _pack(wanted[1:], choices[1:], {**rooms, name: left})
         for name in choices[0]
         if rooms[name].takes(wanted[0])
         for left in rooms[name].without(wanted[0])
-    ]
-    return bool(ways) and all(_pack(wanted[1:], choices[1:], way) for way in ways)
+    )
 
 
 def fits_at_all(world: World, unit: Unit) -> bool:

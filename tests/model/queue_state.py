@@ -265,12 +265,18 @@ class World:
             self._new(event, body, id).until = body.until
             return
         kept = set(body.shortfall)
+        wanted = {
+            resource
+            for each in self.entries.values()
+            if each.unit == known.unit
+            for resource in each.request.amounts
+        }
         for node in kept - known.claim:
             known.stood[node] = {
                 each.id
                 for each in self.holding(known.pool)
                 for part in each.placements
-                if part.node == node and set(part.amounts) & set(known.request.amounts)
+                if part.node == node and set(part.amounts) & wanted
             }
         known.claim = kept
         known.until = body.until

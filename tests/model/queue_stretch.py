@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ledger.events import Adjusted, Allocated, Event, Reserved
-from ledger.requests import Placement
+from ledger.requests import Amounts, Placement
 from tests.model.queue_room import CARDS, excess, over_quota, room_on, stretchable
 from tests.model.queue_state import Entry, World
 from tests.model.queue_wrong import wrong_unless
@@ -14,14 +17,14 @@ class Stretching:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.before: dict[str, tuple[Placement, ...]] = {}
+        self.before: dict[str, tuple[Amounts, tuple[Placement, ...]]] = {}
         self.shrunk: list[tuple[Event, Entry]] = []
-        self.step = 0
+        self.for_it: dict[int, tuple[Event, set[str]]] = {}
         self.grown: list[tuple[Event, Entry, set[str]]] = []
 
     def begin(self, now: int) -> None:
         """A step begins."""
-        self.before, self.shrunk, self.grown = {}, [], []
+        self.before, self.shrunk, self.grown, self.for_it = {}, [], [], {}
 
     def adjusted(self, event: Event, body: Adjusted, entry: Entry) -> None:
         """The size of an allocation changes: by hand, or by the ledger within its range."""
@@ -44,7 +47,7 @@ class Stretching:
             (more if amount > had else less if amount < had else set()).add(resource)
         wrong_unless(bool(more) != bool(less), event, "it grows or shrinks")
         if less:
-            self.before.setdefault(entry.id, entry.placements)
+            self.before.setdefault(entry.id, (entry.amounts, entry.placements))
             self.shrunk.append((event, entry))
         else:
             self._grows(event, body, entry, more)
@@ -63,15 +66,22 @@ class Stretching:
         body, world = event.body, self.world
         assert isinstance(body, Allocated | Reserved) and event.pool is not None
         pool = world.pools[event.pool]
+        request = body.request
+        alone = body.gang is None and request.spread in (None, 1)
+        if event.cause is not None and event.cause.items is not None:
+            alone = False
         for shrink, entry in self.shrunk:
             names = {part.node for part in entry.placements}
             here = [part for part in body.placements if part.node in names]
-            wrong_unless(len(body.placements) == 1, shrink, "nothing shrinks for a spread")
-            wrong_unless(body.gang is None, shrink, "nothing shrinks for a gang")
+            self.for_it.setdefault(shrink.position, (shrink, set()))[1].update(
+                part.node for part in here
+            )
+            if not alone:
+                continue
             wrong_unless(bool(here), shrink, f"{event.allocation} did not get in by it")
             assert isinstance(shrink.body, Adjusted)
             less = {r for r, a in shrink.body.amounts.items() if a < shrink.body.previous[r]}
-            wrong_unless(less <= set(body.request.amounts), shrink, "of what nobody asked for")
+            wrong_unless(less <= set(request.amounts), shrink, "of what nobody asked for")
             room = room_on(world, pool, pool.nodes[here[0].node])
             for resource in less:
                 if resource in CARDS:
@@ -82,7 +92,8 @@ class Stretching:
                     wrong_unless(left == 0, shrink, f"{left} {resource} more than was needed")
         if not self.shrunk:
             self._takes_what_is_free(event, stood)
-        self.before, self.shrunk = {}, []
+        if alone:
+            self.before, self.shrunk = {}, []
 
     def _takes_what_is_free(self, event: Event, stood: dict[str, tuple[Placement, ...]]) -> None:
         """Where nobody waits and no quota binds, it gets what is free in its range."""
@@ -100,10 +111,23 @@ class Stretching:
                 fine = amount == most[resource] or room.free[resource] == 0
                 wrong_unless(fine, event, f"{room.free[resource]} {resource} more were free")
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """The world as it was before somebody was shrunk for the grant that is looked at."""
+        now = {id: (e.amounts, e.placements) for id, e in self.world.entries.items()}
+        for held in (self.before, now):
+            for id in self.before:
+                entry = self.world.entries[id]
+                entry.amounts, entry.placements = held[id]
+            if held is self.before:
+                yield
+
     def finish(self) -> None:
         """Nothing was shrunk in vain, and nothing grew into what somebody waits for."""
         for event, _ in self.shrunk:
-            wrong_unless(False, event, "nobody got in by it")
+            wrong_unless(event.position in self.for_it, event, "nobody got in by it")
+        for event, nodes in self.for_it.values():
+            wrong_unless(bool(nodes), event, "nobody got in by it")
         for event, entry, more in self.grown:
             for unit in self.world.waiting(entry.pool):
                 fine = not unit.resources & more or over_quota(self.world, unit)

@@ -42,7 +42,9 @@ class Victims:
         wrong_unless(heir.pool == victim.pool, event, "another pool's")
         wrong_unless(victim.state == "active", event, f"it is {victim.state}")
         unit = next(u for u in self.world.waiting(heir.pool) if u.id == heir.unit)
-        fine = lower(self.world, victim, heir) or borrows(self.world, victim, unit)
+        fine = all(lower(self.world, victim, each) for each in unit.members) or (
+            unit.simple and borrows(self.world, victim, unit)
+        )
         wrong_unless(fine, event, f"{heir.id} may not send it away")
         wrong_unless(not over_quota(self.world, unit), event, f"{heir.id} waits for its quota")
         if isinstance(body, Ending):
@@ -68,12 +70,11 @@ class Victims:
         wrong_unless(self._within(then, unit, ids), event, "more goes than was borrowed")
         here = [name for name in nodes if makes_room(then, unit, name, ids)]
         wrong_unless(bool(here), event, f"{unit.id} finds no room by it")
-        for name in nodes:
+        # One with a claim may stay with its node, though elsewhere fewer would have to go.
+        for name in here if unit.claim else nodes:
             for count in range(len(ids)):
                 for fewer in combinations(candidates(then, unit, name), count):
-                    enough = self._within(then, unit, fewer) and makes_room(
-                        then, unit, name, fewer
-                    )
+                    enough = self._within(then, unit, fewer) and makes_room(then, unit, name, fewer)
                     wrong_unless(not enough, event, f"{list(fewer)} on {name} were enough")
         for name in here:
             for id in ids:
@@ -125,10 +126,9 @@ class Victims:
 def lower(world: World, victim: Entry, heir: Entry) -> bool:
     """Whether the policy lets a request send an allocation away: by priority as it was asked."""
     order = PRIORITIES.index
-    return (
-        world.pools[heir.pool].policy.preemption == "lower_priority"
-        and order(victim.request.priority) < order(heir.request.priority)
-    )
+    return world.pools[heir.pool].policy.preemption == "lower_priority" and order(
+        victim.request.priority
+    ) < order(heir.request.priority)
 
 
 def borrows(world: World, victim: Entry, unit: Unit) -> bool:
@@ -149,7 +149,7 @@ def borrows(world: World, victim: Entry, unit: Unit) -> bool:
 
 
 def open_nodes(world: World, unit: Unit) -> list[str]:
-    """Where somebody may be sent away for a request: on its claimed node, else on any not claimed.
+    """Where somebody may be sent away for a request: on any node that is not claimed by others.
 
     Room on a node that is kept for somebody else could not be kept for this one, even if they want
     nothing in common: one node is kept for one request at a time.
@@ -159,9 +159,7 @@ def open_nodes(world: World, unit: Unit) -> list[str]:
     return [
         node.name
         for node in pool.nodes.values()
-        if suits(node, unit.first.request.select)
-        and node.name not in kept
-        and (not unit.claim or node.name in unit.claim)
+        if suits(node, unit.first.request.select) and node.name not in kept
     ]
 
 

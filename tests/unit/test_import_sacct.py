@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from leasebook.importers.base import Found, Item, Options, Reject, WrongFormat, open_reader
 from leasebook.importers.hostlist import BadHostlist, expand
-from leasebook.importers.slurm_rows import requested_memory, share, spread, tres
+from leasebook.importers.slurm_rows import exit_code, requested_memory, share, spread, tres
 from leasebook.importers.units import SECOND, duration, moment, since_epoch, size
 from ledger.commands import Fact
 from ledger.errors import InvalidInput
@@ -410,3 +410,19 @@ def test_raw_texts_without_times_are_refused_and_never_crash(tmp_path: Path) -> 
         options = Options(columns=tuple(case["sacct_columns"]), delimiter="^|^")
         with pytest.raises(WrongFormat):
             list(open_reader("sacct", str(path), options))
+
+
+@pytest.mark.parametrize("text", ["9" * 30 + ":0", "0:" + "9" * 30, "²:0", "9" * 5000 + ":0"])
+def test_an_exit_code_that_is_none_is_left_out(text: str) -> None:
+    assert exit_code(text) is None
+
+
+def test_kilobytes_are_no_leaked_flag() -> None:
+    assert requested_memory("4294967296K", 8, 1) == 4 * 2**40
+    assert requested_memory(f"{2**31 + 100}Mn", 8, 1) == 800 * MIB
+
+
+@pytest.mark.parametrize("text", ["9" * 4400 + "-00:00:00", "²-00:00:00", "٣:00:00"])
+def test_a_duration_that_is_none_is_told_in_our_words(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        duration(text)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+import ledger
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("ledger", "projections", "reports", "scheduler", "leasebook")
 
@@ -205,3 +207,27 @@ def test_every_module_says_what_lives_there() -> None:
         name for name, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert silent == []
+
+
+def _imports_within_ledger(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module in ("ledger", "ledger.rules"):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ledger."):
+            found.add((node.module or "").rpartition(".")[2])
+    return found
+
+
+def test_the_reading_order_of_the_ledger_names_every_module_once_and_after_what_it_imports() -> (
+    None
+):
+    files = {f.stem: f for f in (ROOT / "ledger").rglob("*.py") if f.stem != "__init__"}
+    _, _, listed = (ledger.__doc__ or "").partition("Reading order")
+    rooms = re.findall(r":\s([a-z_,;\s]+)\.", listed)
+    order = [name for room in rooms for name in re.findall(r"\w+", room)]
+    assert sorted(order) == sorted(files)
+    place = {name: number for number, name in enumerate(order)}
+    for name, file in files.items():
+        for other in _imports_within_ledger(file):
+            assert place[other] < place[name], f"{name} imports {other}, which stands later"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import pytest
 import leasebook
 from leasebook import ResourceManager
 from leasebook.run import spool
-from ledger.errors import LedgerUnavailable, LimitExceeded
+from ledger.errors import LedgerCorrupt, LedgerUnavailable, LimitExceeded
+from tests.command_line import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +170,91 @@ def test_a_state_folder_that_cannot_be_used_is_said(
         spool.add(unrecorded(tmp_path / "l.db"))
     with leasebook.open(":memory:") as manager:
         assert spool.record_spooled(manager) == 0
+
+
+def test_a_line_that_a_crash_cut_off_does_not_take_the_next_one_with_it(
+    tmp_path: Path, state: Path
+) -> None:
+    path = tmp_path / "l.db"
+    spool.add(unrecorded(path))
+    with (state / "spool.jsonl").open("ab") as file:
+        file.write(b'{"v": 1, "id": "cut o')
+    spool.add(unrecorded(path, id="019a"))
+    with leasebook.open(path) as manager:
+        assert spool.record_spooled(manager) == 2
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_line_keeps_nothing_of_it(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "l.db"
+    spool.add(unrecorded(path))
+    before = (state / "spool.jsonl").read_bytes()
+    write = os.write
+    left = [7, 0]
+
+    def short(fd: int, data: bytes) -> int:
+        return write(fd, data[: left.pop(0)])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", short)
+        with pytest.raises(spool.SpoolUnusable, match="No space left"):
+            spool.add(unrecorded(path, id="019a"))
+    assert (state / "spool.jsonl").read_bytes() == before
+
+
+def test_a_disk_that_fills_up_while_others_are_kept_loses_none_of_them(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "l.db"
+    spool.add(unrecorded(path))
+    spool.add(unrecorded(tmp_path / "other.db"))
+    before = (state / "spool.jsonl").read_bytes()
+    with leasebook.open(path) as manager:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", lambda fd, data: 0)
+            with pytest.raises(spool.SpoolUnusable):
+                spool.record_spooled(manager)
+        assert (state / "spool.jsonl").read_bytes() == before
+        assert spool.record_spooled(manager) == 1
+        assert len(list(manager.events(type="alert_raised"))) == 1
+
+
+def test_a_damaged_ledger_does_not_cost_the_spool_its_entries(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "l.db"
+    spool.add(unrecorded(path))
+
+    def fail(command: object) -> None:
+        raise LedgerCorrupt("a page is damaged")
+
+    with leasebook.open(path) as manager:
+        with monkeypatch.context() as patch:
+            patch.setattr(manager.ledger.writer, "execute", fail)
+            with pytest.raises(LedgerCorrupt):
+                spool.record_spooled(manager)
+        assert spool.record_spooled(manager) == 1
+
+
+@pytest.mark.parametrize("arguments", [("run", "cpu=100m", "--", "true"), ("sweep",)])
+def test_a_spool_that_cannot_be_used_holds_up_nobody(
+    arguments: tuple[str, ...], tmp_path: Path, state: Path
+) -> None:
+    path = tmp_path / "l.db"
+    with leasebook.open(path) as manager:
+        manager.open_pool("local", capacity={"cpu": 1})
+    spool.add(unrecorded(path))
+    (state / "spool.lock").unlink()
+    (state / "spool.lock").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "leasebook", *arguments[:1], "--ledger", str(path), *arguments[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the spool" in done.stderr
+    assert (state / "spool.jsonl").exists()

@@ -571,6 +571,18 @@ def test_history_is_held_in_intervals_of_its_own_time(imported: Any) -> None:
     assert travel.moment("time", LONG_AGO + 5 * SECOND).position == 0
 
 
+def test_history_that_nobody_placed_on_a_node_is_in_use_in_its_pool(imported: Any) -> None:
+    ledger, ask = imported
+    _import(ledger, _fact("a", 10, 20, placements=()), _fact("b", 15, 30, placements=()))
+    travel = ask()
+    for second, used in ((12, 4000), (16, 8000), (25, 4000), (30, 0)):
+        space = at(travel, LONG_AGO + second * SECOND).book.pools["far"].space
+        assert sum(node.in_use.get("cpu", 0) for node in space.nodes.values()) == used
+    first, last = (travel.moment("time", LONG_AGO + second * SECOND) for second in (10, 40))
+    frames = list(Replay(travel, first, last, pool="far", by_time=True).frames())
+    assert [frame.pools[0].in_use.get("cpu", 0) for frame in frames][:3] == [8000, 4000, 0]
+
+
 def test_history_that_was_asked_for_before_it_began_waits(imported: Any) -> None:
     ledger, ask = imported
     _import(ledger, _fact("a", 10, 20, requested_at=LONG_AGO + 2 * SECOND))

@@ -294,6 +294,24 @@ def test_a_reservation_takes_capacity_from_its_first_span_on(views: Views) -> No
     assert (row["held_s"], row["allocations_started"], row["allocations_ended"]) == (3600, 1, 1)
 
 
+def test_a_reservation_counts_in_a_window_that_ends_before_it_is_confirmed(views: Views) -> None:
+    span = (0, "n", "cpu", 1000, HOUR, None)
+    views.held(3 * HOUR, None, span, expires_at=9 * HOUR, requested_at=HOUR)
+    (row,) = views.rows("day", until=2 * HOUR)
+    assert (row["held_s"], row["allocations_started"]) == (3600, 1)
+    assert views.rows("day", until=HOUR) == []
+
+
+def test_spans_without_a_node_go_against_all_of_the_pool(views: Views) -> None:
+    views.capacity(2000)
+    views.cpu(HOUR, 2 * HOUR, 3000, node="", kind="observed")
+    (row,) = views.rows("hour", "pool", since=HOUR, until=2 * HOUR)
+    assert row["capacity_seconds"] == {"cpu": 2000 * 3600}
+    assert row["over_capacity"]["cpu"]["node"] == UNPLACED
+    assert row["over_capacity"]["cpu"]["most"] == 1000
+    assert {r["node"] for r in views.rows("node")} == {"n", UNPLACED}
+
+
 def test_what_no_record_places_on_a_node_is_held_somewhere_in_the_pool(views: Views) -> None:
     views.held(HOUR, HOUR + S, kind="observed", amounts='{"cpu": 3000}')
     row = views.one("day", "node")
