@@ -106,9 +106,11 @@ def make_room(
         if node.cordoned or not carries(node, request.select):
             continue
         there = [book.allocations[each] for each in space.standing[name]]
-        for a in there:
-            if a.state == "ending" and (name == asking.claim or may.counts_on(a)):
-                node = without(node, a)
+        going = [
+            a for a in there if a.state == "ending" and (name == asking.claim or may.counts_on(a))
+        ]
+        for a in going:
+            node = without(node, a)
         victims: list[Allocation] | None = []
         if place_on(node, request.amounts) is None:
             active = (a for a in there if a.state == "active" and len(a.placements) == 1)
@@ -117,7 +119,7 @@ def make_room(
             )
         elif name == asking.claim:
             return None
-        if victims is None:
+        if victims is None or (asking.claims and name != asking.claim and _stays(going + victims)):
             continue
         age = sum(now - (v.granted_at or now) for v in victims)
         if best is None or (len(victims), age, name) < best:
@@ -126,6 +128,12 @@ def make_room(
         return None
     kept = {best[2]: short_by(space.nodes[best[2]], request.amounts)}
     return ask(book, pool, asking, kept, chosen, now)
+
+
+def _stays(leaving: list[Allocation]) -> bool:
+    """Whether some go only when their process does. A claim, which promises an end of the wait, does
+    not move to where nothing does."""
+    return any(a.request.process is not None for a in leaving)
 
 
 def without(node: Node, a: Allocation) -> Node:

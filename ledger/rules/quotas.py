@@ -26,17 +26,20 @@ def held(book: Book, tenant: str, holder: str | None, pool: str | None) -> Amoun
 
 
 def _cohort(book: Book, tenant: str, pool: str | None) -> tuple[Amounts, Amounts]:
-    """(limits, held) of all tenants that share a cohort with this one."""
+    """(limits, held) of all tenants that share a cohort with this one.
+
+    Of each only what it is limited in: what somebody has no limit for is neither lent nor borrowed.
+    """
     name = book.cohorts[tenant, pool]
     limits: Amounts = {}
     has: Amounts = {}
     for (other, where), cohort in book.cohorts.items():
         if cohort != name or where != pool:
             continue
+        holds = held(book, other, None, pool)
         for resource, limit in book.quotas.get((other, None, pool), {}).items():
             limits[resource] = limits.get(resource, 0) + limit
-        for resource, amount in held(book, other, None, pool).items():
-            has[resource] = has.get(resource, 0) + amount
+            has[resource] = has.get(resource, 0) + holds.get(resource, 0)
     return limits, has
 
 
@@ -95,7 +98,8 @@ def _over(
             if all(has.get(r, 0) + more.get(r, 0) <= limit for r, limit in limits.items()):
                 # Its own quota is its own, whatever others have borrowed of it.
                 continue
-            limits, has = _cohort(book, tenant, where)
+            together, has = _cohort(book, tenant, where)
+            limits = {resource: together[resource] for resource in limits}
         # Sorted, so that a book read back from a store names the same resource.
         for resource, limit in sorted(limits.items()):
             asked = more.get(resource, 0)

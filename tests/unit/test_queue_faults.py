@@ -1,12 +1,9 @@
-"""Where the rules part from their statement in ``docs/queue.md``, as given / when / then.
+"""Where the rules once parted from their statement in ``docs/queue.md``, as given / when / then.
 
-Found by the state machine in ``tests/integration/test_queue_machine.py``. Each fails as things are,
-and is to lose its mark when the rule or the statement has been mended.
+Found by the state machine in ``tests/integration/test_queue_machine.py``.
 """
 
 from __future__ import annotations
-
-import pytest
 
 from ledger.commands import SetQuota
 from tests.scenario import PROCESS, SECOND, Scenario
@@ -14,10 +11,6 @@ from tests.scenario import PROCESS, SECOND, Scenario
 LONG = 10**6
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="one that sends others away takes its claim along, from a node that can still help",
-)
 def test_a_claimant_that_sends_others_away_waits_no_longer_than_its_first_claim_promised() -> None:
     s = Scenario()
     policy = {"overtakes_max": 0, "preemption": "lower_priority", "grace_ns": 10 * SECOND}
@@ -39,10 +32,6 @@ def test_a_claimant_that_sends_others_away_waits_no_longer_than_its_first_claim_
     assert folded is not None and folded.state == "active"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="one that borrows is bound by its cohort's limits also where it has no limit itself",
-)
 def test_a_tenant_that_borrows_is_not_limited_in_what_only_others_are_limited_in() -> None:
     s = Scenario()
     s.pool(n1={"cpu": 12, "memory": 12})
