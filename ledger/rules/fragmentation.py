@@ -2,8 +2,8 @@
 
 After "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation Gradient Descent"
 (USENIX ATC 2023). The typical shapes are those of the recent mix: all of them, where the paper leaves
-the rarest twentieth out. The rare ones are often the large ones, and for them room has to be kept: with
-all of them more is handed out on the paper's cpu050 and gpuspec33 workloads (see docs/whatif.md). The
+the rarest twentieth out. In its traces the rare ones ask for twice the cards of the others, and room has
+to be kept for them: with all of them more is handed out on two of its workloads (docs/whatif.md). The
 fragmentation F of a node is the mean over them, by how often they are asked for, of
 
 - with cards: all that is idle on its cards, where the shape asks for no card or cannot run there;
