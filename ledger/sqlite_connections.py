@@ -23,6 +23,9 @@ from ledger.sqlite_file import beside, choose_journal, needs_immutable
 FORK_PATIENCE_S = 5.0
 """How long a fork waits for the calls of other threads to end."""
 
+Identity = tuple[int, int]
+"""A file by device and inode."""
+
 WIPE_PATIENCE_MS = 1_000
 """How long a redaction waits for readers before it leaves the last wiping to a later commit."""
 
@@ -48,6 +51,8 @@ class Connections:
         self.erasure_pending = False
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._reader_log: Identity | None = None
+        self._writer_log: Identity | None = None
         self._read_lock = OwnedLock()
         self._unusable = ""
         # In there, so that a fork under way knows of it before it is used.
@@ -61,8 +66,12 @@ class Connections:
         """
         self.require_in_place()
         try:
+            self._renew_reader()
             with self._read_lock.lock:
-                return (self._reader or self._connect_reader()).execute(sql, parameters).fetchall()
+                rows = (self._reader or self._connect_reader()).execute(sql, parameters).fetchall()
+                if self._reader_log is None:
+                    self._reader_log = self._log_file()
+                return rows
         except DRIVER_ERRORS as error:
             raise self.translate(error) from error
 
@@ -75,6 +84,7 @@ class Connections:
         """
         self.require_usable()
         self.require_in_place()
+        self._renew_reader()
         immutable = needs_immutable(self.path)
         with no_fork():
             with translated(self.path):
@@ -96,6 +106,74 @@ class Connections:
         Raises: the driver's own errors.
         """
         return self._writer or self._connect_writer()
+
+    # The write-ahead log that the connections use.
+    #
+    # Another copy of SQLite in the same process (the standard library's, which pandas and others use)
+    # does not see the locks of this one: POSIX locks belong to the process. When it closes the ledger
+    # it takes itself for the last and removes the write-ahead log, and what is written from then on
+    # would be in a file without a name (https://sqlite.org/howtocorrupt.html, "Multiple copies of
+    # SQLite linked into the same application").
+
+    def _log_file(self) -> Identity | None:
+        try:
+            found = os.stat(beside(self.path, "-wal"))
+        except OSError:
+            return None
+        return (found.st_dev, found.st_ino)
+
+    def note_log(self) -> None:
+        """Remember which write-ahead log the writing connection uses; inside its transaction."""
+        if self._writer_log is None:
+            self._writer_log = self._log_file()
+
+    def lost_its_log(self) -> bool:
+        """Whether the write-ahead log is no longer at its path. Then all connections to it are closed:
+        what was written last goes into the ledger's file. Only inside the gate.
+
+        Raises: the driver's own errors.
+        """
+        if not self._use_a_stale_log(self._writer, self._writer_log):
+            return False
+        self._close_stale()
+        return True
+
+    def _renew_reader(self) -> None:
+        """The same for whoever reads. Inside a transaction things stay as they are until its end."""
+        if not self._use_a_stale_log(self._reader, self._reader_log):
+            return
+        if not self.writable:
+            self._close_stale()
+        elif not self.gate.is_mine():
+            self.gate.acquire(self.patience_s)
+            try:
+                self._close_stale()
+            finally:
+                self.gate.release()
+
+    def _use_a_stale_log(
+        self, connection: sqlite3.Connection | None, seen: Identity | None
+    ) -> bool:
+        """Whether a connection uses a write-ahead log that is gone, or a new one would."""
+        if connection is not None:
+            return seen is not None and self._log_file() != seen
+        logs = [(other._reader_log, other._writer_log) for other in self._alike()]
+        return any(each is not None and self._log_file() != each for pair in logs for each in pair)
+
+    def _alike(self) -> list[Connections]:
+        """Those of this process that are open on the same file, itself among them."""
+        return [other for other in list(_ALL) if other._identity == self._identity]
+
+    def _close_stale(self) -> None:
+        # All of the process, because they share what the library knows of the file, and of the log that
+        # is gone. Nobody is inside a transaction: the gate is held here.
+        for other in self._alike():
+            with other._read_lock.lock:
+                stale = (other._reader, other._writer)
+                other._reader = other._writer = other._reader_log = other._writer_log = None
+                for connection in stale:
+                    if connection is not None:
+                        connection.close()
 
     def roll_back(self) -> None:
         """Undo what is open on the writing connection; one that cannot is closed."""
@@ -168,6 +246,7 @@ class Connections:
             self.wipe()
         connections = (self._reader, self._writer)
         self._reader = self._writer = None
+        self._reader_log = self._writer_log = None
         with translated(self.path):
             for connection in connections:
                 if connection is not None:
@@ -188,6 +267,7 @@ class Connections:
             # The promise that nobody writes is made anew for each query, since it may be broken in
             # between; any other connection is kept.
             self._reader = connection
+            self._reader_log = None
         return connection
 
     def _connect_writer(self) -> sqlite3.Connection:
@@ -198,6 +278,7 @@ class Connections:
         connection.execute("PRAGMA secure_delete = ON").fetchall()
         choose_journal(connection)
         self._writer = connection
+        self._writer_log = None
         return connection
 
     # Forks.
@@ -233,6 +314,7 @@ class Connections:
             # here would harm it, so they are kept for ever and never used.
             _KEPT_OPEN.extend((self._reader, self._writer))
             self._reader = self._writer = None
+            self._reader_log = self._writer_log = None
             self._unusable = f"the process forked in the middle of a transaction on {self.path}"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,6 +66,8 @@ _BY_ALLOCATIONS = (
     f"SELECT {_COLUMNS_OF_E} FROM json_each(?) AS k CROSS JOIN events AS e"
     " ON e.allocation = k.value AND e.allocation IS NOT NULL"
 )
+_row: Callable[[Any], Row] = partial(tuple.__new__, Row)
+"""As ``Row._make`` without counting the columns, which the queries name; in half the time."""
 _ERASE = "UPDATE events SET metadata = NULL WHERE position = ?"
 
 
@@ -146,7 +149,7 @@ class SqliteLog:
         last = _LAST_POSITION if upto is None else min(upto, _LAST_POSITION)
         while after < last:
             rows = self._files.select(_PAGE, (after + 1, last))
-            yield from map(Row._make, rows)
+            yield from map(_row, rows)
             if len(rows) < PAGE_ROWS:
                 return
             after = rows[-1][0]
@@ -157,7 +160,7 @@ class SqliteLog:
 
     def rows_of_allocation(self, allocation: str) -> list[Row]:
         """As :meth:`ledger.log.Log.rows_of_allocation`."""
-        return list(map(Row._make, self._files.select(_BY_ALLOCATION, (allocation,))))
+        return list(map(_row, self._files.select(_BY_ALLOCATION, (allocation,))))
 
     def close(self) -> None:
         """As :meth:`ledger.log.Log.close`."""
@@ -238,8 +241,10 @@ class _SqliteTransaction:
         log.gate.acquire(log._patience_s)
         try:
             log._files.require_in_place()
+            log._files.lost_its_log()
             self._connection = log._files.writer()
             self._connection.execute("BEGIN IMMEDIATE")
+            log._files.note_log()
             # It changes with every commit of another connection, and with no other.
             version = self._connection.execute("PRAGMA data_version").fetchone()[0]
             if self._seen is None or self._seen != (self._connection, version):
@@ -267,7 +272,9 @@ class _SqliteTransaction:
         try:
             if kind is None:
                 self._connection.execute("COMMIT")
-                if log._files.erasure_pending:
+                if log._files.lost_its_log():
+                    self._require_written()
+                elif log._files.erasure_pending:
                     log._files.wipe()
             else:
                 self._roll_back()
@@ -280,6 +287,17 @@ class _SqliteTransaction:
             raise
         finally:
             log.gate.release()
+
+    def _require_written(self) -> None:
+        """After a commit into a write-ahead log that was taken away: what was appended must be there."""
+        wanted, self._position = self._position, _UNKNOWN
+        self._connection = self._log._files.writer()
+        if wanted not in (_UNKNOWN, _head(self._select(_HEAD)).position):
+            raise LedgerUnavailable(
+                f"another SQLite in this process took the write-ahead log of {self._log.path} away"
+                " while it was written to",
+                "try again under the same command id",
+            )
 
     def abandon(self) -> None:
         """As :meth:`ledger.log.Log.abandon`."""
@@ -295,7 +313,7 @@ class _SqliteTransaction:
         """As :meth:`ledger.log.Transaction.read`; costs no query where nobody else has written."""
         while after != self._position:
             rows = self._select(_PAGE, (after + 1, _LAST_POSITION))
-            yield from map(Row._make, rows)
+            yield from map(_row, rows)
             if rows:
                 after = rows[-1][0]
             if len(rows) < PAGE_ROWS:
@@ -319,7 +337,7 @@ class _SqliteTransaction:
 
     def rows_of_allocation(self, allocation: str) -> list[Row]:
         """As :meth:`ledger.log.Transaction.rows_of_allocation`."""
-        return list(map(Row._make, self._select(_BY_ALLOCATION, (allocation,))))
+        return list(map(_row, self._select(_BY_ALLOCATION, (allocation,))))
 
     def rows_of_commands(self, keys: Iterable[tuple[str, str]]) -> list[Row]:
         """As :meth:`ledger.log.Transaction.rows_of_commands`."""
@@ -339,7 +357,7 @@ class _SqliteTransaction:
     def _joined(self, sql: str, keys: list[str] | dict[str, str]) -> list[Row]:
         if not keys:
             return []
-        return sorted(map(Row._make, self._select(sql, (orjson.dumps(keys).decode(),))))
+        return sorted(map(_row, self._select(sql, (orjson.dumps(keys).decode(),))))
 
     def erase_metadata(self, position: int) -> None:
         """As :meth:`ledger.log.Transaction.erase_metadata`."""
@@ -378,11 +396,11 @@ def _head(rows: list[Any]) -> Head:
 def _rows_of_command(
     select: Callable[[str, tuple[Any, ...]], list[Any]], tenant: str, command_id: str
 ) -> list[Row]:
-    rows = list(map(Row._make, select(_BY_COMMAND, (tenant, command_id))))
+    rows = list(map(_row, select(_BY_COMMAND, (tenant, command_id))))
     window = refused_beside(rows)
     if window is not None:
         key = (*window, tenant, command_id, rows[0].recorded_at)
-        refused = list(map(Row._make, select(_REFUSED_BESIDE, key)))
+        refused = list(map(_row, select(_REFUSED_BESIDE, key)))
         if refused:
             rows = sorted(rows + refused)
     return rows
