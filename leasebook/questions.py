@@ -14,7 +14,7 @@ from leasebook.when import rfc3339
 from ledger.book import Book
 from ledger.codec import from_row
 from ledger.commands import Redact
-from ledger.errors import InvalidInput, LedgerUnavailable, Reason, Refused
+from ledger.errors import InvalidInput, LedgerReadOnly, LedgerUnavailable, Reason, Refused
 from ledger.events import Event
 from ledger.log import Row
 from ledger.receipts import Receipt, why_not_granted
@@ -357,7 +357,9 @@ class Questions:
 
         Raises InvalidInput for another ``by``, LedgerUnavailable where projections stand still.
         """
-        from contextlib import closing
+        from contextlib import ExitStack, closing
+        from pathlib import Path
+        from tempfile import TemporaryDirectory
 
         from projections.engine import Engine
         from reports.utilization import NEEDS, utilization
@@ -366,8 +368,15 @@ class Questions:
         if snapshots is None:
             raise InvalidInput("a ledger in memory has no projections", "open one in a file")
         now, _ = self.now_and_position()
-        with Engine(self._writer.log, snapshots.path) as engine:
-            progress = engine.catch_up()
+        with ExitStack() as stack:
+            engine = stack.enter_context(Engine(self._writer.log, snapshots.path))
+            try:
+                progress = engine.catch_up()
+            except LedgerReadOnly:
+                # Who may only read asks tables of his own, which are gone after it.
+                folder = Path(stack.enter_context(TemporaryDirectory()))
+                engine = stack.enter_context(Engine(self._writer.log, folder / "views.db"))
+                progress = engine.catch_up()
             stopped = [name for name in NEEDS if name in progress.failed]
             if stopped:
                 raise LedgerUnavailable(

@@ -36,6 +36,21 @@ def _to_ns(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
+def _last_time(now_ns: int, hour: int, minute: int, second: int) -> int:
+    """When a local clock last showed a time, up to now. Raises ValueError for no time of day.
+
+    Clocks that are set back show an hour twice, and clocks that are set forward leave one out.
+    """
+    now = _EPOCH + timedelta(microseconds=now_ns // 1000)
+    for days in range(3):
+        day = now.astimezone().replace(tzinfo=None) - timedelta(days=days)
+        shown = day.replace(hour=hour, minute=minute, second=second, microsecond=0)
+        for moment in (shown.replace(fold=1).astimezone(UTC), shown.astimezone(UTC)):
+            if moment <= now and moment.astimezone().replace(tzinfo=None) == shown:
+                return _to_ns(moment)
+    raise ValueError(f"no clock showed {hour:02}:{minute:02} lately")
+
+
 def parse_when(text: str, now_ns: int) -> tuple[str, int]:
     """``("position", p)`` or ``("time", ns UTC)`` for what a caller typed.
 
@@ -53,12 +68,7 @@ def parse_when(text: str, now_ns: int) -> tuple[str, int]:
     clock = _CLOCK.match(text)
     try:
         if clock:
-            here = (_EPOCH + timedelta(microseconds=now_ns // 1000)).astimezone()
-            hour, minute, second = (int(part or 0) for part in clock.groups())
-            moment = here.replace(hour=hour, minute=minute, second=second, microsecond=0)
-            if moment > here:
-                moment -= timedelta(days=1)
-            return "time", _to_ns(moment)
+            return "time", _last_time(now_ns, *(int(part or 0) for part in clock.groups()))
         return "time", _to_ns(datetime.fromisoformat(text).astimezone(UTC))
     except (ValueError, OverflowError):
         raise _bad(text) from None

@@ -21,6 +21,7 @@ from ledger.errors import LedgerUnavailable
 from ledger.log import GENESIS
 from ledger.quick import replace
 from ledger.sqlite_driver import connect, sqlite3
+from ledger.sqlite_file import needs_immutable
 from projections import views_file as views
 from projections.feeding import KNOWN, LIVES, Feed, Stopped, uncollected
 from projections.past import Readable
@@ -121,7 +122,8 @@ class Engine:
         if not self.path.exists():
             raise LedgerUnavailable(f"there is no {self.path}", "catch the projections up first")
         with views.speaking_of(self.path):
-            connection = connect(self.path, read_only=True)
+            immutable = needs_immutable(self.path)
+            connection = connect(self.path, read_only=True, immutable=immutable)
             connection.execute("PRAGMA query_only = ON").close()
             return connection
 

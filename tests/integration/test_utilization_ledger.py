@@ -8,10 +8,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import leasebook
 from ledger.commands import Adjust, Claim, Renew, Transfer
+from projections import views_file
 from projections.engine import Engine
 from reports.efficiency import efficiency_by
 from reports.utilization import utilization
@@ -136,3 +139,22 @@ def test_what_draws_on_another_and_what_is_due_is_counted_once() -> None:
         assert (row["allocations_started"], row["allocations_ended"]) == (2, 1)
         whole = 2 * CORES * 1000 * 160
         assert row["capacity_seconds"]["cpu"] in (whole - 1, whole)
+
+
+def test_who_may_only_read_gets_the_report_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with leasebook.open(tmp_path / "l.db") as book:
+        book.open_pool("box", capacity={"cpu": 8})
+        book.allocate({"cpu": 2}, pool="box", holder="h")
+    whole = views_file.open_views
+
+    def unwritable(path: Path, **options: Any) -> Any:
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        return whole(path, **options)
+
+    monkeypatch.setattr(views_file, "open_views", unwritable)
+    with leasebook.open(tmp_path / "l.db") as book:
+        (row,) = book.report("utilization", by="pool")
+    assert row["pool"] == "box" and row["allocations_started"] == 1
