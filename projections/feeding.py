@@ -11,6 +11,7 @@ import orjson
 
 from ledger.errors import LeasebookError
 from ledger.events import AnyBody
+from ledger.forks import no_fork
 from ledger.log import Row
 from ledger.sqlite_driver import DRIVER_ERRORS, sqlite3
 from projections.tables import PROJECTIONS
@@ -94,8 +95,12 @@ class Feed:
         for projection in self.projections.values():
             projection.forget()
 
-    def take(self, rows: Iterable[Row]) -> None:
+    def take(self, rows: Sequence[Row]) -> None:
         """Pass rows through, in order. Raises Stopped; what is at hand is worthless then."""
+        with no_fork():
+            self._take(rows)
+
+    def _take(self, rows: Sequence[Row]) -> None:
         by_type, known, loads = self._by_type, KNOWN, orjson.loads
         e = Seen()
         nothing: list[Any] = []

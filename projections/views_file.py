@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ledger.errors import LeasebookError, LedgerReadOnly, LedgerUnavailable
+from ledger.forks import no_fork
 from ledger.quick import dataclass
 from ledger.sqlite_driver import DRIVER_ERRORS, connect, sqlite3, translate
 from projections.tables import PROJECTIONS
@@ -119,12 +120,13 @@ def open_views(path: Path, *, create: bool = True) -> sqlite3.Connection:
         with contextlib.suppress(FileExistsError):
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
             os.close(os.open(path, flags, 0o600))
-    connection = connect(path, patience_s=PATIENCE_S)
-    connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    # As for the snapshots beside: whatever a power cut takes can be made anew from the log.
-    connection.execute("PRAGMA synchronous = OFF").close()
-    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}").close()
-    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}").fetchone()
+    with no_fork():
+        connection = connect(path, patience_s=PATIENCE_S)
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        # As for the snapshots beside: whatever a power cut takes can be made anew from the log.
+        connection.execute("PRAGMA synchronous = OFF").close()
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}").close()
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}").fetchone()
     return connection
 
 
@@ -146,15 +148,16 @@ def identity(path: Path) -> tuple[object, object]:
 
 @contextmanager
 def writing(connection: sqlite3.Connection) -> Iterator[None]:
-    """One short transaction that has the write lock from its begin."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+    """One short transaction that has the write lock from its begin. The log must not be read in it."""
+    with no_fork():
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -313,7 +316,8 @@ def read_marks(connection: sqlite3.Connection) -> dict[str, Mark]:
     Of a row that somebody edited into nonsense nothing is kept: what it was about is made anew.
     """
     try:
-        found = connection.execute(_MARKS).fetchall()
+        with no_fork():
+            found = connection.execute(_MARKS).fetchall()
     except sqlite3.OperationalError as error:
         if "no such" in str(error):
             return {}
