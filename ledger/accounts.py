@@ -5,7 +5,7 @@ Here in use is kept equal to the sum of what is held, at every position.
 
 from __future__ import annotations
 
-from ledger.advance import ENDS, GRANTS, advance, granted
+from ledger.advance import ENDS, GRANTS, advance, changed, granted
 from ledger.book import LIVE, Allocation, Book, Pool
 from ledger.errors import LedgerCorrupt
 from ledger.events import (
@@ -16,6 +16,7 @@ from ledger.events import (
     Reclaimed,
     Refused,
     Released,
+    Renewed,
     Reserved,
 )
 from ledger.line import rank
@@ -290,6 +291,10 @@ def evolve_allocation(book: Book, event: Event) -> None:
         if isinstance(body, GRANTS):
             _begin_allocation(book, event, body)
             return
+    elif type(body) is Renewed:
+        # Its lease alone changes: nothing of what it holds, where, or in whose name.
+        _store(book, before, changed(before, event))
+        return
     elif isinstance(body, ENDS):
         _end_allocation(book, before, event)
         return

@@ -21,12 +21,14 @@ from ledger.events import (
     Transferred,
     Withdrawn,
 )
-from ledger.quick import replace
+from ledger.quick import maker, replace
 
 LEDGER = "ledger"
 """Who an event is by when the ledger itself caused it."""
 GRANTS = (Allocated, Reserved)
 ENDS = (Released, Expired, Reclaimed, Withdrawn)
+
+_allocation = maker(Allocation)
 
 
 def _queued(event: Event, body: Queued) -> Allocation:
@@ -74,7 +76,7 @@ def granted(first: Allocation | None, event: Event, body: Allocated | Reserved) 
     else:
         assert isinstance(body, Reserved)
         state, until = "reserved", body.until
-    return Allocation(
+    return _allocation(
         allocation_id,
         int(allocation_id[1:]) if first is None else first.position,
         state,

@@ -67,15 +67,15 @@ class Pool:
         self.mix = Mix()
         self.spent: dict[str, Amounts] = {}
         self.refilled_at = opened_at
-        if policy.refill_from is not None:
-            self.refilled_at = policy.refill_from
-            if policy.refill_from > opened_at:
-                self.begin_periods(opened_at)
+        self.begin_periods(opened_at)
 
     def begin_periods(self, now: int) -> None:
-        """Count periods from ``refill_from`` on: the next boundary after now, at the earliest that."""
+        """Count periods from ``refill_from`` on, or from the opening: the next boundary after now, at
+        the earliest that. Nothing is refilled for a time in which there was no such schedule.
+        """
         start, every = self.policy.refill_from, self.policy.refill_every_ns
-        if start is not None and every is not None:
+        if every is not None:
+            start = self.opened_at if start is None else start
             self.refilled_at = start + max(-1, (now - start) // every) * every
 
     @property

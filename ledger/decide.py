@@ -184,8 +184,8 @@ def _check_other(command: c.AnyCommand) -> None:
         check_nodes((command.node,))
     elif isinstance(command, c.Adjust):
         check_amounts(command.amounts, least=0)
-    elif isinstance(command, c.SetQuota) and command.limits:
-        check_amounts(command.limits, least=0)
+    elif isinstance(command, c.SetQuota):
+        _check_quota(command)
     elif isinstance(command, c.ObserveCapacity):
         if command.outside:
             check_amounts(command.outside, least=0)
@@ -200,6 +200,18 @@ def _check_other(command: c.AnyCommand) -> None:
         raise InvalidInput(
             "an allocation is bound by a ttl or by a process, not by both", "give one of them"
         )
+
+
+def _check_quota(command: c.SetQuota) -> None:
+    if command.limits:
+        check_amounts(command.limits, least=0)
+    if command.cohort is not None:
+        check_name("cohort", command.cohort)
+        if command.holder is not None or not command.limits:
+            raise InvalidInput(
+                "a cohort shares the limits of its tenants: a holder's limits, or none, are not shared",
+                "name the cohort with a tenant's limits, or leave it out",
+            )
 
 
 def _decide_other(

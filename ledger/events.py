@@ -11,7 +11,7 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 from ledger.identity import ProcessIdentity
-from ledger.quick import dataclass
+from ledger.quick import dataclass, maker
 from ledger.requests import Amounts, NodeSpec, Placement, Request
 
 Blockers = tuple[dict[str, Any], ...]
@@ -514,3 +514,10 @@ class Event:
     def type(self) -> str:
         """The stable name of the event's type."""
         return self.body.TYPE
+
+
+make_cause = maker(Cause)
+"""As :class:`Cause`, for each event that is read."""
+
+make_event = maker(Event)
+"""As :class:`Event`, for each event that is read or drafted."""

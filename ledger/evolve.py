@@ -139,7 +139,8 @@ def _set_policy(book: Book, pool: Pool, body: PolicySet, at: int) -> None:
         for node in list(pool.space.nodes.values()):
             if node.outside:
                 pool.space.replace(node.seen(outside={}))
-    if "refill_from" in body.policy:
+    schedule = (before.refill_every_ns, before.refill_from)
+    if schedule != (pool.policy.refill_every_ns, pool.policy.refill_from):
         pool.begin_periods(at)
     book.set_refill(pool)
 
@@ -252,13 +253,16 @@ def evolve(book: Book, event: Event) -> None:
         # What happens elsewhere is recorded; only what is managed here is kept account of.
         return
     match body:
-        case Allocated() | Released() | Expired() | Queued() | Reclaimed() | Withdrawn():
+        # The most frequent come first: each class is asked for in turn.
+        case Allocated() | Released():
             evolve_allocation(book, event)
         case Renewed():
             if event.allocation is None:
                 _renew_many(book, event, body)
             else:
                 evolve_allocation(book, event)
+        case Expired() | Queued() | Reclaimed() | Withdrawn():
+            evolve_allocation(book, event)
         case Adjusted() | Transferred() | Ending() | Reserved() | Confirmed():
             evolve_allocation(book, event)
         case Refused():

@@ -85,10 +85,12 @@ def _node(node: Node) -> dict[str, Any]:
 
 
 def _mix(mix: Mix) -> dict[str, Any]:
-    numbers = {shape: number for number, shape in enumerate(sorted(mix.counts))}
+    # Not by its counts: once somebody has asked for them, each request has to keep them up.
+    recent = mix.recent
+    numbers = {shape: number for number, shape in enumerate(sorted(set(recent)))}
     return {
         "shapes": [_listed(shape) for shape in numbers],
-        "recent": [numbers[shape] for shape in mix.recent],
+        "recent": [numbers[shape] for shape in recent],
     }
 
 

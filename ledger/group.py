@@ -92,6 +92,7 @@ class Group:
 
     def __init__(self, commit: Callable[[list[Ticket]], None]) -> None:
         self._commit = commit
+        self._running_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
         self.start_anew()
 
     def start_anew(self) -> None:
@@ -121,9 +122,13 @@ class Group:
 
         A task that is cancelled meanwhile leaves its command to be carried out.
         """
-        from asyncio import get_running_loop
+        running_loop = self._running_loop
+        if running_loop is None:
+            from asyncio import get_running_loop
 
-        loop = get_running_loop()
+            # Kept, since to import it anew for each command takes longer than to call it.
+            running_loop = self._running_loop = get_running_loop
+        loop = running_loop()
         ticket = TaskTicket(command, loop)
         self._enter(ticket)
         if self._leader is ticket:

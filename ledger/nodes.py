@@ -6,6 +6,7 @@ from ledger.requests import CARD, CARD_RESOURCES, Amounts, Devices, NodeSpec, Pl
 
 _NOTHING: Amounts = {}
 _UNSAID: dict[str, str] = {}
+_new = object.__new__
 
 
 class Node:
@@ -66,17 +67,18 @@ class Node:
                     else:
                         used.pop(card, None)
                 cards_in_use[resource] = used
-        return Node(
-            self.name,
-            self.capacity,
-            self.labels,
-            self.cards,
-            in_use,
-            cards_in_use,
-            self.cordoned,
-            self.outside,
-            self.outside_basis,
-        )
+        # Not by way of __init__, which takes twice the time: each grant and each release is here.
+        node: Node = _new(Node)
+        node.name = self.name
+        node.capacity = self.capacity
+        node.labels = self.labels
+        node.cards = self.cards
+        node.in_use = in_use
+        node.cards_in_use = cards_in_use
+        node.cordoned = self.cordoned
+        node.outside = self.outside
+        node.outside_basis = self.outside_basis
+        return node
 
     def spending(self, amounts: Amounts, sign: int) -> Node:
         """This node with a consumable spent for good (``sign`` 1), or refilled (−1)."""

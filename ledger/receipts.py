@@ -9,7 +9,7 @@ from ledger.advance import advance
 from ledger.book import Allocation
 from ledger.errors import Reason
 from ledger.events import Event, Refused
-from ledger.quick import dataclass
+from ledger.quick import dataclass, maker
 from ledger.rules.history import Outcome
 from ledger.rules.prospects import Prospect
 
@@ -57,6 +57,9 @@ class Receipt:
         """``R`` + the position of the refusal."""
         refused = self.refusal is not None and self.event is not None
         return f"R{self.event.position}" if refused and self.event is not None else None
+
+
+_receipt = maker(Receipt)
 
 
 def fold_allocation(events: Iterable[Event]) -> Allocation | None:
@@ -141,7 +144,7 @@ def _single(event: Event, present: Present, replayed: bool) -> Receipt:
                 "ask again under a new command id",
                 replayed=replayed,
             )
-    return Receipt(outcome, positions, event, allocation, replayed=replayed)
+    return _receipt(outcome, positions, event, allocation, replayed=replayed)
 
 
 def why_not_granted(ended_by: str | None) -> Reason:

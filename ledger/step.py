@@ -103,8 +103,9 @@ def _spaces_asked(book: Book, command: AnyCommand) -> list[Space]:
     """The spaces of which a command asks for more."""
     where: set[tuple[str, str | None]] = set()
     if isinstance(command, Allocate):
-        where = {(command.pool, command.request.parent)}
-    elif isinstance(command, AllocateBatch):
+        space = book.space_of(command.pool, command.request.parent)
+        return [space] if space is not None and space.waiting else []
+    if isinstance(command, AllocateBatch):
         where = {(item.pool, item.request.parent) for item in command.items}
     elif isinstance(command, Adjust):
         held = book.allocations.get(command.allocation)
@@ -150,9 +151,10 @@ def _settle_batch(book: Book, command: AllocateBatch, step: Step, now: int) -> N
     """A batch that is not atomic: each request on its own, seeing those before it."""
     check(command)
     own = []
+    upto = book.position
     for item, cause in zip(command.items, batch_causes(command), strict=True):
         _settle_claims(book, item, now, step.events)
-        for event in decide_item(book, item, cause, now):
+        for event in decide_item(book, item, cause, now, upto=upto):
             # A batch's refusals are all kept: its receipt is made of them on every replay.
             evolve(book, event)
             step.events.append(event)
@@ -205,7 +207,7 @@ def take_step(book: Book, command: AnyCommand, now: int, ended: Allocation | Non
         if step.answer is not None:
             return step
         kept = [_record(book, step, e, now) for e in decide(book, command, now, ended)]
-        step.own = tuple(event for event in kept if event.cause is not None)
+        step.own = tuple([event for event in kept if event.cause is not None])
     for event in step.own:
         if event.body.TYPE == "queued" and event.allocation in book.allocations:
             alert = alert_for(book, book.allocations[event.allocation], now)

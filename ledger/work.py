@@ -92,6 +92,16 @@ def extensions(tick: clocks.Tick) -> list[ExtendTime]:
     ]
 
 
+def _key_of(command: AnyCommand) -> tuple[str, str]:
+    """The tenant and the id under which a command's effect is found again.
+
+    Raises InvalidInput where they are no text that a store can look for.
+    """
+    check_name("command id", command.command_id)
+    check_name("tenant", command.tenant)
+    return "" if type(command) in _LEDGER_WIDE else command.tenant, command.command_id
+
+
 class Work:
     """What one transaction does, between the gate and the commit."""
 
@@ -114,6 +124,7 @@ class Work:
         self._gate = gate
         self._erase: dict[int, int] = {}
         self._by_command: dict[tuple[str, str], list[Event]] = {}
+        self._unused: set[tuple[str, str]] = set()
         self._snapshot: tuple[int, bytes] | None = None
         tick = clocks.tell(reading, note, book.recorded_at)
         self._tick = tick
@@ -215,6 +226,16 @@ class Work:
 
     # --- one command -----------------------------------------------------------------------------
 
+    def look_up(self, commands: list[AnyCommand]) -> None:
+        """Find out at once which of the commands' ids are unused: a tenth of asking for each."""
+        try:
+            keys = {_key_of(command) for command in commands}
+        except InvalidInput:
+            # It fails when it is carried out, and alone; the others ask for themselves.
+            return
+        rows = self._transaction.rows_of_commands(keys)
+        self._unused = keys.difference((row.tenant, row.command_id or "") for row in rows)
+
     def carry_out(self, ticket: Ticket) -> None:
         """Settle one ticket. Bad input fails its own ticket; anything else fails the transaction."""
         try:
@@ -226,11 +247,9 @@ class Work:
         if isinstance(command, RecordFacts):
             return self._facts_receipt(command)
         batch = isinstance(command, AllocateBatch)
-        key = ("" if type(command) in _LEDGER_WIDE else command.tenant, command.command_id)
+        key = None
         if command.command_id:
-            # What is looked up must be text that a store can look for.
-            check_name("command id", command.command_id)
-            check_name("tenant", command.tenant)
+            key = _key_of(command)
             first = self._first_effect(*key)
             if first:
                 return self._with_place(self._replay(command, first, batch))
@@ -245,7 +264,7 @@ class Work:
         for repeat in step.repeats:
             first_event, count = self.repeats.get(repeat.position, (repeat, 0))
             self.repeats[repeat.position] = (first_event, count + 1)
-        if command.command_id and any(e.body.TYPE != "refused" for e in step.own):
+        if key is not None and [e for e in step.own if e.body.TYPE != "refused"]:
             self._by_command[key] = list(step.own)
         self._remember_side_effects(command, step)
         if step.answer is not None:
@@ -322,6 +341,8 @@ class Work:
         here = self._by_command.get((tenant, command_id))
         if here is not None:
             return here
+        if (tenant, command_id) in self._unused:
+            return []
         rows = self._transaction.rows_of_command(tenant, command_id)
         events = [from_row(row) for row in rows]
         effect = next((event for event in events if event.type != "refused"), None)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from ledger.book import Allocation, Book, Pool
 from ledger.commands import Allocate
 from ledger.errors import Reason
 from ledger.events import AlertRaised, Allocated, Cause, Queued, Refused, Reserved
+from ledger.quick import dataclass
 from ledger.requests import PRIORITIES, Placement
 from ledger.rules.answers import Draft, No
 from ledger.rules.claims import barred_for
@@ -17,7 +17,7 @@ from ledger.rules.elastic import make_room, stretch
 from ledger.rules.explain import must_wait, never_fits, no_room
 from ledger.rules.granting import total_of
 from ledger.rules.leases import bounds
-from ledger.rules.placement import Wish, place, seed_of, strategy_for
+from ledger.rules.placement import Wish, place, seed_for, strategy_for
 from ledger.rules.quotas import over_quota
 from ledger.rules.waiting import in_the_way
 from ledger.spaces import Space
@@ -114,7 +114,7 @@ class _Place:
 
 
 def _not_now(
-    book: Book, space: Space, draft: Draft, command: Allocate, seed: int, plan: Plan
+    book: Book, space: Space, draft: Draft, command: Allocate, cause: Cause, plan: Plan
 ) -> No | _Place:
     """Where the request goes now, or why it does not. May draft what makes room for it."""
     request = command.request
@@ -132,6 +132,7 @@ def _not_now(
     prefer: tuple[str, ...] = ()
     if request.sticky is not None:
         prefer = pool.sticky.get((command.tenant, request.sticky), ())
+    seed = seed_for(request, pool.policy, command_of(cause))
     wish = Wish(request, strategy_for(request, pool.policy, seed), seed, barred, prefer)
     placements = place(space, pool.mix, wish) if plan is None else plan
     if placements is None:
@@ -163,21 +164,28 @@ def _stretch(
     return stretch(book, space, asking, placements)
 
 
-def allocate(book: Book, draft: Draft, command: Allocate, cause: Cause, plan: Plan = None) -> None:
+def allocate(
+    book: Book,
+    draft: Draft,
+    command: Allocate,
+    cause: Cause,
+    plan: Plan = None,
+    upto: int | None = None,
+) -> None:
     """Draft the outcome of a request: granted, waiting or refused. ``plan`` is where it is to go, as
-    one of a batch that was packed together.
+    one of a batch that was packed together; ``upto`` the position after which its batch began.
     """
     found = never(book, command)
     if isinstance(found, No):
         refuse(draft, command, cause, found)
         return
     pool, space = found
-    twin = twin_of(book, pool, command)
+    twin = twin_of(book, pool, command, upto)
     if twin is not None and pool.policy.duplicates == "refuse":
         refuse(draft, command, cause, refusal(twin))
         return
     request = command.request
-    answer = _not_now(book, space, draft, command, seed_of(command_of(cause)), plan)
+    answer = _not_now(book, space, draft, command, cause, plan)
     if not isinstance(answer, No):
         _grant(pool, draft, command, cause, answer)
     elif request.wait_ns is None:
@@ -201,6 +209,18 @@ def _report_twin(book: Book, draft: Draft, twin: Allocation) -> None:
         draft.add(AlertRaised(alert, message, details), tenant="")
 
 
+def queue_full(pool: Pool, space: Space, more: int = 1) -> No | None:
+    """Why no more requests may wait, or None."""
+    limit = pool.policy.queue_limit
+    if len(space.waiting) + more <= limit:
+        return None
+    return No(
+        Reason.QUEUE_FULL,
+        f"{len(space.waiting)} requests wait for {space.key} already, and {limit} may",
+        "try again later",
+    )
+
+
 def enqueue(
     pool: Pool,
     space: Space,
@@ -213,12 +233,8 @@ def enqueue(
     """Draft a place in the queue, or the refusal that it is full."""
     request = command.request
     assert request.wait_ns is not None
-    if len(space.waiting) >= pool.policy.queue_limit:
-        full = No(
-            Reason.QUEUE_FULL,
-            f"{len(space.waiting)} requests wait for {space.key} already",
-            "try again later",
-        )
+    full = queue_full(pool, space)
+    if full is not None:
         refuse(draft, command, cause, full)
         return
     draft.add(

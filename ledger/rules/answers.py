@@ -7,7 +7,7 @@ from typing import Any
 
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
-from ledger.events import AnyBody, Cause, Event
+from ledger.events import AnyBody, Cause, Event, make_event
 from ledger.quick import dataclass
 from ledger.requests import Amounts
 
@@ -49,7 +49,7 @@ class Draft:
     ) -> Event:
         """Append one event at the next position; ``at`` defaults to now."""
         self.position += 1
-        event = Event(
+        event = make_event(
             self.position,
             self.now if at is None else at,
             self.now,

@@ -26,6 +26,8 @@ _FOR_WANT_OF_ROOM = (
     Reason.RESERVED_FOR_WAITING,
     Reason.UNMANAGED_USE,
 )
+_MAY_PASS = (*_FOR_WANT_OF_ROOM, Reason.QUOTA_EXCEEDED)
+"""What stops a batch now and may not later: for that it may wait."""
 
 
 def batch_causes(command: c.AllocateBatch) -> list[Cause]:
@@ -36,11 +38,20 @@ def batch_causes(command: c.AllocateBatch) -> list[Cause]:
 
 
 def decide_item(
-    book: Book, item: c.Allocate, cause: Cause, now: int, plan: admission.Plan = None
+    book: Book,
+    item: c.Allocate,
+    cause: Cause,
+    now: int,
+    plan: admission.Plan = None,
+    *,
+    upto: int,
 ) -> tuple[Event, ...]:
-    """What one request of a batch leads to: its outcome, and what made room for it."""
+    """What one request of a batch leads to: its outcome, and what made room for it.
+
+    ``upto``: the position after which the batch began.
+    """
     draft = Draft(book, now)
-    admission.allocate(book, draft, item, cause, plan)
+    admission.allocate(book, draft, item, cause, plan, upto)
     return tuple(draft.events)
 
 
@@ -78,7 +89,7 @@ def _one_by_one(
         # No item may wait on its own: it is the batch that does.
         alone = replace(item, request=replace(item.request, wait_ns=None))
         where = None if plan is None else plan[number]
-        for event in decide_item(overlay, alone, cause, now, where):
+        for event in decide_item(overlay, alone, cause, now, where, upto=book.position):
             if event.type == "refused":
                 return event
             evolve(overlay, event)
@@ -100,23 +111,32 @@ def _wait_as_gang(
     """Places in the queue for all items, as one; or the batch's refusal."""
     pool = book.pools.get(command.items[0].pool)
     causes = batch_causes(command)
-    if pool is None or command.items[0].request.wait_ns is None:
+    body = failed.body
+    assert isinstance(body, Refused)
+    if pool is None or command.items[0].request.wait_ns is None or body.reason not in _MAY_PASS:
         return (_refuse_batch(book, command, failed, now),)
-    for item in command.items:
+    for number, item in enumerate(command.items):
         impossible = admission.never(book, item)
         if isinstance(impossible, No):
-            return (_refuse_batch(book, command, failed, now),)
+            draft = Draft(book, now)
+            admission.refuse(draft, item, causes[number], impossible)
+            return (_refuse_batch(book, command, draft.events[0], now),)
     wishes = [
         Wish(item.request, "first_fit", seed_of(each))
         for item, each in zip(command.items, _commands(command), strict=True)
     ]
     asked = [(item.tenant, item.holder, item.request.amounts) for item in command.items]
-    too_many = len(pool.space.waiting) + len(command.items) > pool.policy.queue_limit
-    never = gang_over_quota(book, pool.name, asked, ever=True) is not None
-    if too_many or never or not gangs.could_ever_fit(pool, wishes):
-        return (_refuse_batch(book, command, failed, now),)
-    body = failed.body
-    assert isinstance(body, Refused)
+    never = gang_over_quota(book, pool.name, asked, ever=True)
+    if never is None and not gangs.could_ever_fit(pool, wishes):
+        never = No(
+            Reason.EXCEEDS_POOL,
+            f"{pool.name} cannot take all of it at once, even with nothing in use",
+            "ask for less at once, or enlarge the pool",
+        )
+    if never is None:
+        never = admission.queue_full(pool, pool.space, len(command.items))
+    if never is not None:
+        return (_refuse_together(book, command, never, now),)
     why = No(Reason(body.reason), body.message, body.hint, body.shortfall)
     draft = Draft(book, now)
     first = f"A{draft.position + 1}"
@@ -125,15 +145,18 @@ def _wait_as_gang(
     return tuple(draft.events)
 
 
-def _refuse_batch(book: Book, command: c.AllocateBatch, failed: Event, now: int) -> Event:
+def _refuse_batch(
+    book: Book, command: c.AllocateBatch, failed: Event, now: int, *, together: bool = False
+) -> Event:
     body = failed.body
     assert isinstance(body, Refused)
     draft = Draft(book, now)
     number = failed.cause.item if failed.cause is not None else 0
+    of_item = "" if together else f", because of its item {number}"
     no = Refused(
         command.VERB,
         body.reason,
-        f"nothing of the batch was granted, because of its item {number}: {body.message}",
+        f"nothing of the batch was granted{of_item}: {body.message}",
         body.hint,
         body.request,
         body.shortfall,
@@ -148,6 +171,13 @@ def _refuse_batch(book: Book, command: c.AllocateBatch, failed: Event, now: int)
         task=failed.task,
         cause=failed.cause,
     )
+
+
+def _refuse_together(book: Book, command: c.AllocateBatch, no: No, now: int) -> Event:
+    """The refusal of a batch for what stands in the way of all of it together."""
+    draft = Draft(book, now)
+    admission.refuse(draft, command.items[0], batch_causes(command)[0], no)
+    return _refuse_batch(book, command, draft.events[0], now, together=True)
 
 
 def _plan_for(book: Book, items: Sequence[c.Allocate], commands: Sequence[str]) -> Packed | None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ledger.nodes import Node
+from ledger.quick import maker
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Devices, Placement
+
+_placement = maker(Placement)
 
 
 def free(node: Node, resource: str) -> int:
@@ -97,7 +100,7 @@ def place_on(node: Node, amounts: Amounts, keep: Devices | None = None) -> Place
             if picked is None:
                 return None
             devices = {**(devices or {}), resource: picked}
-    return Placement(node.name, amounts, after, devices)
+    return _placement(node.name, amounts, after, devices)
 
 
 def fit_on(node: Node, parts: Iterable[Amounts]) -> bool:

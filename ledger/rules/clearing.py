@@ -7,13 +7,13 @@ of a lower priority are sent away. All that is needed is done in one step, or no
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
 from ledger.book import Allocation, Book, Pool
 from ledger.mix import Mix
 from ledger.nodes import Node
-from ledger.requests import PRIORITIES, Amounts, Placement
+from ledger.requests import PRIORITIES, Amounts, Request
 from ledger.rules.answers import Draft
-from ledger.rules.capacity import fit_on, place_on
 from ledger.rules.elastic import shrink_on, shrunk_to_least, stretchy
 from ledger.rules.gangs import all_of, grant
 from ledger.rules.keeping import Nearest, missing_on, plan_on
@@ -68,27 +68,17 @@ def _shrink(
         return None
     draft = Draft(book, now)
     for name, parts in sorted(_parts(packed).items()):
-        node = shrink_on(draft, nodes[name], there[name], parts)
-        if node is None:
-            return None
-        nodes[name] = node
-    again = _placed_again(nodes, packed)
+        # Where shrinking is not enough, it shows below: then nothing is shrunk at all.
+        nodes[name] = shrink_on(draft, nodes[name], there[name], parts, _takes) or nodes[name]
+    there_now = _of(space, [nodes[name] for name in _parts(packed)])
+    again = together(there_now, _NO_MIX, _wishes(book, space, first), STEPS_NOW)
     return None if again is None else grant(book, space, pool, first, again, draft)
 
 
-def _placed_again(nodes: dict[str, Node], packed: Packed) -> Packed | None:
-    """The same places on nodes as they are now."""
-    result: Packed = []
-    for placements in packed:
-        line: list[Placement] = []
-        for p in placements:
-            placed = place_on(nodes[p.node], p.amounts, p.devices)
-            if placed is None:
-                return None
-            nodes[p.node] = nodes[p.node].plus(placed, 1)
-            line.append(placed)
-        result.append(tuple(line))
-    return result
+def _takes(node: Node, parts: list[Amounts], steps: int = STEPS_NOW) -> bool:
+    """Whether a node takes all of these, in whatever order that needs."""
+    wishes = [Wish(Request(part), "first_fit") for part in parts]
+    return together(Space(node.name, {node.name: node}), _NO_MIX, wishes, steps) is not None
 
 
 def _send_away(
@@ -120,16 +110,18 @@ def _send_away(
         # Those who are going already are enough.
         return None
     names = Nearest([*leaving.values()], emptied).choose([w.request for w in wishes], space.totals)
-    if names is None:
-        return None
-    packed = together(_of(space, [emptied[n] for n in sorted(names)]), _NO_MIX, wishes, STEPS_NOW)
+    empty = _of(space, [emptied[name] for name in names or ()])
+    packed = None if names is None else together(empty, _NO_MIX, wishes, STEPS_NOW)
     if packed is None:
         return None
     victims: list[Allocation] = []
     for name, parts in sorted(_parts(packed).items()):
-        if fit_on(leaving[name], parts):
+        if _takes(leaving[name], parts):
             continue
-        chosen = fewest(leaving[name], iter(going[name]), lambda n, p=parts: fit_on(n, p))  # type: ignore[misc]
+        chosen = None
+        for steps in (0, STEPS_NOW):
+            fits = partial(_takes, parts=parts, steps=steps)
+            chosen = chosen or fewest(leaving[name], iter(going[name]), fits)
         if chosen is None:
             return None
         for a in chosen:

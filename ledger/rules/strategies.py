@@ -20,11 +20,11 @@ the same answer sooner.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 
 from ledger.amounts import MILLI_RESOURCES
 from ledger.mix import Mix
 from ledger.nodes import Node
+from ledger.quick import dataclass
 from ledger.requests import CARD_RESOURCES, Amounts, Placement, Request
 from ledger.rules import tables
 from ledger.rules.capacity import carries, free, largest_of, left, place_on, scaled
