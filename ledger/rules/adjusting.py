@@ -105,7 +105,7 @@ def _may_grow(
     if first is not None:
         return must_wait(book, space, Request(more), first, allocation.tenant)
     if allocation.placements[0].node in barred_for(book, space, more):
-        return kept_for_others(space)
+        return kept_for_others(book, space, Request(more), allocation.tenant)
     return None
 
 

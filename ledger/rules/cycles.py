@@ -9,6 +9,8 @@ from ledger.rules.explain import nearest_node
 
 HOLDERS_MAX = 100
 """How many holders one search follows: longer circles than that are not looked for."""
+ALERT_MAX = 200
+"""The longest name of an alert, in characters."""
 WAITING_MAX = 4
 """How many of a holder's waiting requests are looked at, the oldest first."""
 
@@ -73,14 +75,14 @@ def alert_for(book: Book, waiting: Allocation, now: int) -> Draft | None:
     if cycle is None:
         return None
     names = [holder for _, holder in cycle]
-    alert = "hold_and_wait:" + ",".join(sorted(names))
+    alert = ("hold_and_wait:" + ",".join(sorted(names)))[:ALERT_MAX]
     if alert in book.alerts:
         return None
     circle = " waits for ".join([*names, names[0]])
     draft = Draft(book, now)
     draft.add(
         AlertRaised(
-            alert[:200],
+            alert,
             f"{circle}: none of them can go on until one gives something back",
             {"holders": names, "closed_by": waiting.id},
         ),

@@ -8,10 +8,13 @@ from ledger.errors import Reason
 from ledger.rules.answers import No
 
 
-def twin_of(book: Book, pool: Pool, command: Allocate) -> Allocation | None:
+def twin_of(
+    book: Book, pool: Pool, command: Allocate, upto: int | None = None
+) -> Allocation | None:
     """The live allocation that this request repeats, where the pool's policy asks for it, or None.
 
-    Without a task two equal requests are two needs: nothing says that they are one.
+    Without a task two equal requests are two needs: nothing says that they are one. Nor are those of
+    one batch the same need twice: what came after position ``upto`` does not count.
     """
     if pool.policy.duplicates == "allow" or command.task is None:
         return None
@@ -21,7 +24,8 @@ def twin_of(book: Book, pool: Pool, command: Allocate) -> Allocation | None:
     for allocation_id in sorted(held, key=lambda each: int(each[1:])):
         there = book.allocations[allocation_id]
         if (
-            there.task == command.task
+            (upto is None or there.position <= upto)
+            and there.task == command.task
             and there.pool == command.pool
             and there.state in ("active", "waiting", "reserved")
             and there.request.parent == request.parent

@@ -6,6 +6,8 @@ for what it would take. Every change is an ``adjusted`` event by the ledger, whi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ledger.advance import LEDGER
 from ledger.book import Allocation, Book
 from ledger.events import Adjusted
@@ -128,9 +130,18 @@ def _needed(node: Node, asked: Amounts) -> Amounts:
     return {r: lack for r, lack in needed.items() if lack > 0}
 
 
+def _most_stretched(there: list[Allocation]) -> list[Allocation]:
+    """Those that are shrunk for one request at most, in the order in which they are."""
+
+    def excess(a: Allocation) -> int:
+        return sum(v - a.request.amounts[r] for r, v in a.amounts.items())
+
+    return sorted(there, key=lambda a: (-excess(a), a.position))[:SHRUNK_MAX]
+
+
 def shrunk_to_least(node: Node, there: list[Allocation]) -> Node:
     """A node with all that is stretched there at its least."""
-    for a in there[:SHRUNK_MAX]:
+    for a in _most_stretched(there):
         smaller = place_again(node, a.placements[0], a.request.amounts, shrinking=True)
         if smaller is not None:
             node = node.plus(a.placements[0], -1).plus(smaller, 1)
@@ -138,43 +149,50 @@ def shrunk_to_least(node: Node, there: list[Allocation]) -> Node:
 
 
 def shrink_on(
-    draft: Draft, node: Node, there: list[Allocation], parts: list[Amounts]
+    draft: Draft,
+    node: Node,
+    there: list[Allocation],
+    parts: list[Amounts],
+    fits: Callable[[Node, list[Amounts]], bool] = fit_on,
 ) -> Node | None:
     """Shrink those on a node, most stretched first, until all ``parts`` fit; the node then, or None.
 
-    Undrafts what was in vain.
+    By no more than is missing; where that is not enough, as with shares that need a card each, down
+    to their least. Undrafts what was in vain.
     """
     asked: Amounts = {}
     for part in parts:
         for resource, amount in part.items():
             asked[resource] = asked.get(resource, 0) + amount
     kept, position = len(draft.events), draft.position
-    by_excess = sorted(
-        there,
-        key=lambda a: (-sum(v - a.request.amounts[r] for r, v in a.amounts.items()), a.position),
-    )
-    for a in by_excess[:SHRUNK_MAX]:
-        missing = _needed(node, asked)
-        if not missing:
-            break
-        wanted = {}
-        for resource, amount in a.amounts.items():
-            give = min(missing.get(resource, 0), amount - a.request.amounts[resource])
-            if resource in CARD_RESOURCES and give:
-                give = min(-(-give // CARD) * CARD, amount - a.request.amounts[resource])
-            wanted[resource] = amount - give
-        if wanted == a.amounts:
-            continue
-        smaller = place_again(node, a.placements[0], wanted, shrinking=True)
-        if smaller is None:
-            continue
-        node = node.plus(a.placements[0], -1).plus(smaller, 1)
-        draft.on(a, Adjusted(wanted, a.amounts, (smaller,), LEDGER, "shrunk to make room"))
-    if fit_on(node, parts):
-        return node
-    del draft.events[kept:]
-    draft.position = position
+    for to_least in (False, True):
+        smaller = node
+        for a in _most_stretched(there):
+            missing = _needed(smaller, asked)
+            if fits(smaller, parts) if to_least else not missing:
+                break
+            wanted = a.request.amounts if to_least else _without(a, missing)
+            placed = place_again(smaller, a.placements[0], wanted, shrinking=True)
+            if wanted != a.amounts and placed is not None:
+                smaller = smaller.plus(a.placements[0], -1).plus(placed, 1)
+                draft.on(a, Adjusted(wanted, a.amounts, (placed,), LEDGER, "shrunk to make room"))
+        if fits(smaller, parts):
+            return smaller
+        del draft.events[kept:]
+        draft.position = position
     return None
+
+
+def _without(a: Allocation, missing: Amounts) -> Amounts:
+    """What an elastic allocation has left when it gives back what is missing, as far as it can."""
+    wanted = {}
+    for resource, amount in a.amounts.items():
+        excess = amount - a.request.amounts[resource]
+        give = min(missing.get(resource, 0), excess)
+        if resource in CARD_RESOURCES and give:
+            give = min(-(-give // CARD) * CARD, excess)
+        wanted[resource] = amount - give
+    return wanted
 
 
 def next_growth(book: Book, space: Space, now: int) -> Draft | None:

@@ -9,12 +9,12 @@ from ledger.amounts import format_amount
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.nodes import Node
-from ledger.requests import Request
+from ledger.requests import Amounts, Request
 from ledger.rules import tables
 from ledger.rules.answers import No
-from ledger.rules.capacity import carries, fits_now, short_by
+from ledger.rules.capacity import carries, fits_empty, fits_now, short_by
 from ledger.rules.estimates import eta
-from ledger.rules.placement import could_ever_fit
+from ledger.rules.placement import could_ever_fit, shares_of
 from ledger.spaces import Space
 
 BLOCKERS_NAMED = 10
@@ -38,6 +38,32 @@ def nearest_node(space: Space, request: Request) -> Node | None:
         if best is None or (share, node.name) < best:
             best, chosen = (share, node.name), node
     return chosen
+
+
+def parts_lacking(space: Space, request: Request) -> list[tuple[Node, Amounts]]:
+    """Of a spread, the nearest nodes that have no room for their even part, and that part of each.
+
+    Over as few nodes as could take it with nothing in use, where it names no number. Empty where
+    enough nodes have room. Where too few are open, all that are open.
+    """
+    open_ = [
+        node
+        for _, node in zip(range(NODES_EXAMINED), space.nodes.values(), strict=False)
+        if not node.cordoned and carries(node, request.select)
+    ]
+    parts: list[Amounts] | None = None
+    for count in [request.spread] if request.spread else range(1, len(open_) + 1):
+        parts = shares_of(request.amounts, count) or parts
+        if parts is not None and sum(fits_empty(node, parts[0]) for node in open_) >= count:
+            break
+    parts = parts or [request.amounts]
+
+    def lack(node: Node) -> tuple[int, str]:
+        missing = short_by(node, parts[0])
+        return sum(m * 1_000_000 // parts[0][r] for r, m in missing.items()), node.name
+
+    nearest = zip(sorted(open_, key=lack), parts, strict=False)
+    return [(node, part) for node, part in nearest if short_by(node, part)]
 
 
 def standing_on(book: Book, space: Space, node: str) -> list[Allocation]:
@@ -109,6 +135,8 @@ def never_fits(space: Space, request: Request) -> No | None:
 
 def no_room(book: Book, space: Space, request: Request, tenant: str, now: int) -> No:
     """The refusal for want of capacity now."""
+    if request.spread is not None:
+        return _no_room_for_parts(book, space, request, tenant, now)
     node = nearest_node(space, request)
     if node is None:
         return No(
@@ -118,7 +146,9 @@ def no_room(book: Book, space: Space, request: Request, tenant: str, now: int) -
         )
     missing = short_by(node, request.amounts)
     if not missing:
-        return _not_together(space, request)
+        return kept_for_others(book, space, request, tenant)
+    if space.parent is None and book.pools[space.key].consumable:
+        return _not_left(book, space, node, request, tenant, now)
     if node.outside and not short_by(node.seen(outside={}), request.amounts):
         return No(
             Reason.UNMANAGED_USE,
@@ -160,23 +190,62 @@ def _when(estimate: tuple[int, str] | None) -> str:
     return f"; it may fit in {seconds} s, going by {estimate[1]}"
 
 
-def _not_together(space: Space, request: Request) -> No:
-    """A node alone has room; what is asked of several, or what is kept for others, has not."""
-    if request.spread is not None:
-        return No(
-            Reason.INSUFFICIENT_CAPACITY,
-            f"{space.key} has not enough nodes with room for an even part of this now",
-            "wait for it (`--wait`), or spread over another number of nodes",
-        )
-    return kept_for_others(space)
+def _no_room_for_parts(book: Book, space: Space, request: Request, tenant: str, now: int) -> No:
+    """The refusal of a spread for want of capacity now: what its parts lack, each on its node."""
+    lacking = parts_lacking(space, request)
+    hint = "wait for it (`--wait`), or spread over another number of nodes"
+    few = f"{space.key} has not enough nodes with room for an even part of this now"
+    if not lacking:
+        return No(Reason.INSUFFICIENT_CAPACITY, few, hint)
+    nearest, part = lacking[0]
+    return No(
+        Reason.INSUFFICIENT_CAPACITY,
+        f"{few}; {nearest.name} is the next",
+        hint + _when(eta_of_parts(book, space, lacking, now)),
+        shortfall={node.name: short_by(node, each) for node, each in lacking},
+        fits_now=fits_now(nearest, part),
+        blockers=blockers(book, space, nearest.name, tenant),
+    )
 
 
-def kept_for_others(space: Space) -> No:
+def eta_of_parts(
+    book: Book, space: Space, lacking: list[tuple[Node, Amounts]], now: int
+) -> tuple[int, str] | None:
+    """As :func:`~ledger.rules.estimates.eta`, for parts that each wait for a node of their own."""
+    found = [eta(book, space, node, Request(part), now) for node, part in lacking]
+    known = [each for each in found if each is not None]
+    return max(known) if known and len(known) == len(found) else None
+
+
+def _not_left(book: Book, space: Space, node: Node, request: Request, tenant: str, now: int) -> No:
+    """The refusal of what is not left of a budget."""
+    when = _when(eta(book, space, node, request, now))
+    if book.pools[space.key].next_refill is None:
+        when = f"; it is not refilled: enlarge it with `leasebook pool resize {space.key}`"
+    return No(
+        Reason.INSUFFICIENT_CAPACITY,
+        f"not enough of {space.key} is left for this: the rest is spent or reserved",
+        "wait for it (`--wait`), or ask for what fits now" + when,
+        shortfall={node.name: short_by(node, request.amounts)},
+        fits_now=fits_now(node, request.amounts),
+        blockers=blockers(book, space, node.name, tenant),
+    )
+
+
+def kept_for_others(book: Book, space: Space, request: Request, tenant: str) -> No:
     """The refusal for what is free but claimed by requests that have waited long."""
+    claimants = [book.allocations[each] for each in sorted(set(space.claims.values()))]
+    wanted = [a for a in claimants if not a.request.amounts.keys().isdisjoint(request.amounts)]
+    wanted.sort(key=lambda a: a.position)
+    mine = [f"{a.id} of {a.holder}" for a in wanted[:BLOCKERS_NAMED] if a.tenant == tenant]
     return No(
         Reason.RESERVED_FOR_WAITING,
-        f"what is free in {space.key} is kept for requests that have waited long",
+        f"what is free in {space.key} is kept for requests that have waited long"
+        + (f": {', '.join(mine)}" if mine else ""),
         "wait for it (`--wait`)",
+        blockers=tuple(
+            {**blocker(a, tenant), "since": a.requested_at} for a in wanted[:BLOCKERS_NAMED]
+        ),
     )
 
 

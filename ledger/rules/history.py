@@ -317,13 +317,11 @@ def _moved(previous: Amounts, placed: tuple[Placement, ...]) -> Adjusted:
     return Adjusted(amounts_of(placed), previous, placed, IMPORT, "moved")
 
 
-def merge(life: Life | None, fact: Fact, position: int) -> Said:
+def merge(life: Life, fact: Fact, position: int) -> Said:
     """What a fact adds to what is recorded under its key; its first event would be at ``position``.
 
     Empty where all of it is known.
     """
-    if life is None:
-        return begin(fact, position)
     said: Said = []
     truth: dict[str, Any] = {}
     start = beginning(fact)

@@ -10,7 +10,8 @@ from ledger.requests import Amounts
 from ledger.rules.capacity import short_by
 from ledger.rules.claims import kept_for, quota_blocks
 from ledger.rules.estimates import eta
-from ledger.rules.explain import blockers, nearest_node
+from ledger.rules.explain import blockers, eta_of_parts, nearest_node, parts_lacking
+from ledger.spaces import Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ def prospect(book: Book, waiting: Allocation, now: int) -> Prospect:
     space = book.space_of(waiting.pool, waiting.request.parent)
     assert space is not None
     ahead = space.line.ahead(waiting.id)
+    if waiting.request.spread is not None:
+        return _of_spread(book, space, waiting, ahead, now)
     node = nearest_node(space, waiting.request)
     if waiting.claim is not None:
         node = space.nodes.get(waiting.claim, node)
@@ -44,5 +47,19 @@ def prospect(book: Book, waiting: Allocation, now: int) -> Prospect:
     estimate = None
     if ahead == 0 and waiting.gang is None and not quota_blocks(book, waiting):
         estimate = eta(book, space, node, waiting.request, now)
+    eta_ns, basis = (None, None) if estimate is None else estimate
+    return Prospect(ahead, eta_ns, basis, lacks, in_the_way)
+
+
+def _of_spread(book: Book, space: Space, waiting: Allocation, ahead: int, now: int) -> Prospect:
+    """What its parts lack, each on its own node: on those that are kept for it, or the nearest."""
+    lacking = parts_lacking(space, waiting.request)
+    lacks = {node.name: short_by(node, part) for node, part in lacking}
+    if waiting.claims:
+        lacks = {name: lack for name, lack in kept_for(book, waiting).items() if lack}
+    in_the_way = blockers(book, space, next(iter(lacks)), waiting.tenant) if lacks else ()
+    estimate = None
+    if ahead == 0 and not waiting.claims and not quota_blocks(book, waiting):
+        estimate = eta_of_parts(book, space, lacking, now)
     eta_ns, basis = (None, None) if estimate is None else estimate
     return Prospect(ahead, eta_ns, basis, lacks, in_the_way)

@@ -129,6 +129,7 @@ class PoolState:
     closed: bool = False
     spent: Amounts = field(default_factory=dict)
     refill_due: int | None = None
+    opened_at: int = 0
     refilled_at: int = 0
     sticky: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -194,7 +195,7 @@ class World:
             for spec in body.nodes
         }
         pool = PoolState(event.pool, Policy().changed(body.policy), nodes, body.consumable)
-        pool.refilled_at = event.at
+        pool.opened_at = pool.refilled_at = event.at
         pool.refill_due = first_refill(pool.policy, event.at, event.at)
         self.pools[event.pool] = pool
 
@@ -205,7 +206,7 @@ class World:
                 pool.policy = before.changed(settings)
                 names = ("refill", "refill_every_ns", "refill_from")
                 if any(getattr(before, name) != getattr(pool.policy, name) for name in names):
-                    pool.refill_due = first_refill(pool.policy, pool.refilled_at, event.at)
+                    pool.refill_due = first_refill(pool.policy, pool.opened_at, event.at)
             case PoolResized(nodes=specs):
                 for spec in specs:
                     node = pool.nodes[spec.name]
@@ -328,14 +329,16 @@ class World:
 
 
 def first_refill(policy: Policy, since: int, now: int) -> int | None:
-    """The first boundary of a schedule: its start, if that is to come, else one period after it.
+    """The first boundary of a schedule after ``now``, at the earliest its start.
 
-    Without a start it runs from ``since``. A schedule that began in the past is caught up at once.
+    Without a start it runs from ``since``. What was before there was such a schedule counts for nothing.
     """
     if policy.refill is None or policy.refill_every_ns is None:
         return None
     start = since if policy.refill_from is None else policy.refill_from
-    return start if start > now else start + policy.refill_every_ns
+    if start > now:
+        return start
+    return start + ((now - start) // policy.refill_every_ns + 1) * policy.refill_every_ns
 
 
 def refill(pool: PoolState, at: int) -> None:

@@ -118,6 +118,17 @@ def test_what_can_be_told_of_a_spread_that_waits_goes_by_its_parts() -> None:
     assert [each["amounts"] for each in told.blockers] == [{"cpu": 3}]
 
 
+def test_a_spread_over_as_few_nodes_as_it_takes_claims_them_and_is_told_what_they_lack() -> None:
+    s = box(overtakes_max=0)
+    s.got({"cpu": 3}, ttl=LONG)
+    s.got({"cpu": 2}, ttl=LONG)
+    waiting = s.waits({"cpu": 8}, spread=0, holder="h2", wait=LONG)
+    assert s.refused({"cpu": 1}, holder="x").reason == "reserved_for_waiting"
+    told = prospect(s.book, s.book.allocations[waiting], s.now)
+    assert told.shortfall == {"n1": {"cpu": 3}, "n2": {"cpu": 2}}
+    assert s.book.pools["box"].space.claims == {"n1": waiting, "n2": waiting}
+
+
 # --- elastic members ---------------------------------------------------------------------------------
 
 
@@ -278,3 +289,65 @@ def test_a_selector_that_matches_nothing_and_a_spread_beyond_the_pool_are_told_p
     body = s.ask({"cpu": 8}, spread=0).body
     assert isinstance(body, Allocated)
     assert len(body.placements) == 2
+
+
+# --- why not, and when again -------------------------------------------------------------------------
+
+
+def test_who_finds_a_budget_spent_is_told_when_it_is_refilled() -> None:
+    s = Scenario()
+    api(s, refill="reset", refill_every_ns=100 * SECOND)
+    due = s.book.pools["api"].next_refill
+    assert due is not None
+    s.release(s.got({"tokens": 1000}, pool="api"))
+    told = s.refused({"tokens": 10}, pool="api")
+    assert told.shortfall == {"api": {"tokens": 10}}
+    assert f"in {(due - s.now) // SECOND} s" in told.hint
+    assert "refilled" in told.hint
+    waiting = s.waits({"tokens": 10}, pool="api", wait=LONG)
+    assert prospect(s.book, s.book.allocations[waiting], s.now).eta_ns == due - s.now
+
+
+def test_an_overdraft_of_several_periods_and_additions_are_reckoned_with() -> None:
+    s = Scenario()
+    every = 100 * SECOND
+    api(s, refill="add", refill_every_ns=every, refill_amounts={"tokens": 100})
+    due = s.book.pools["api"].next_refill
+    assert due is not None
+    s.release(s.got({"tokens": 1000}, pool="api"))
+    waiting = s.waits({"tokens": 250}, pool="api", wait=LONG)
+    told = prospect(s.book, s.book.allocations[waiting], s.now)
+    assert told.eta_ns == due + 2 * every - s.now
+    s.later(300)
+    s.settle()
+    assert state(s, waiting) == "active"
+
+
+def test_of_a_budget_that_is_never_refilled_or_is_reserved_no_time_is_told() -> None:
+    s = Scenario()
+    api(s)
+    s.release(s.got({"tokens": 1000}, pool="api"))
+    told = s.refused({"tokens": 1}, pool="api")
+    assert "may fit" not in told.hint
+    assert "pool resize" in told.hint
+    s = Scenario()
+    api(s, refill="reset", refill_every_ns=100 * SECOND)
+    s.got({"tokens": 999}, pool="api", ttl=LONG)
+    assert "may fit" not in s.refused({"tokens": 2}, pool="api").hint
+
+
+def test_who_finds_all_that_is_free_kept_for_others_is_told_for_whom_and_since_when() -> None:
+    s = box(overtakes_max=0)
+    for _ in range(2):
+        s.got({"cpu": 3}, ttl=LONG)
+    first = s.waits({"cpu": 4}, holder="ann", wait=LONG)
+    asked = s.now
+    s.waits({"cpu": 4}, holder="bob", wait=LONG)
+    told = s.refused({"cpu": 1}, holder="cid")
+    assert told.reason == "reserved_for_waiting"
+    assert f"{first} of ann" in told.message
+    assert told.blockers[0]["since"] == asked
+    assert told.blockers[0]["allocation"] == first
+    other = s.refused({"cpu": 1}, tenant="other")
+    assert "ann" not in other.message
+    assert "allocation" not in other.blockers[0]

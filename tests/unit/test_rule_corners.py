@@ -11,7 +11,6 @@ import pytest
 from ledger.commands import (
     AllocateBatch,
     Claim,
-    CordonNode,
     ExtendTime,
     Fact,
     ObserveCapacity,
@@ -134,7 +133,8 @@ def test_what_was_looked_for_in_vain_is_forgotten_and_found_again() -> None:
         s.pool(policy={"overtakes_max": 0}, n1={"cpu": 4}, n2={"cpu": 4}, n3={"cpu": 4})
         held = [s.got({"cpu": 4}, ttl=LONG) for _ in range(3)]
         first = s.waits({"cpu": 8}, spread=2, holder="first", wait=LONG)
-        late = [s.waits({"cpu": n}, spread=2, holder="late", wait=LONG) for n in (7, 6)]
+        late = s.waits({"cpu": 7}, spread=2, holder="late", wait=LONG)
+        s.waits({"cpu": 6}, spread=2, holder="later", wait=LONG)
         s.ask({"cpu": 1}, holder="x")
         space = s.book.pools["box"].space
         assert set(space.claims.values()) == {first}
@@ -142,7 +142,8 @@ def test_what_was_looked_for_in_vain_is_forgotten_and_found_again() -> None:
         for each in held:
             s.release(each)
         s.release(first, who="first")
-    
+        assert state(s, late) == "active"
+
 
 def test_one_far_behind_claims_a_node_once_it_has_waited_long_enough() -> None:
     s = Scenario()
@@ -183,13 +184,13 @@ def test_a_plan_is_kept_beside_what_stands_there_and_only_where_it_still_fits() 
 
 
 def test_a_search_places_the_equal_parts_of_a_spread_on_different_nodes() -> None:
-    space = space_of(a={"cpu": 5}, b={"cpu": 5}, c={"cpu": 2})
+    space = space_of(a={"cpu": 7}, b={"cpu": 4}, c={"cpu": 3})
     wishes = [
-        Wish(Request({"cpu": 4}, spread=2), "worst_fit"),
-        Wish(Request({"cpu": 3}), "worst_fit"),
-        Wish(Request({"cpu": 3}), "worst_fit"),
-        Wish(Request({"cpu": 2}), "worst_fit"),
+        Wish(Request({"cpu": 6}, spread=2), "first_fit"),
+        Wish(Request({"cpu": 1}), "first_fit"),
+        Wish(Request({"cpu": 6}), "first_fit"),
     ]
+    assert together(space, Mix(), wishes) is None
     packed = together(space, Mix(), wishes, 5_000)
     assert packed is not None
     assert len({p.node for p in packed[0]}) == 2
@@ -209,13 +210,19 @@ def test_what_ends_after_a_refill_in_the_same_look_is_spent_in_the_new_period() 
     opened = s.book.pools["api"].refilled_at
     s.got({"tokens": 300}, pool="api", ttl=50)
     s.got({"tokens": 200}, pool="api", ttl=150)
-    s.got({"tokens": 100}, pool="api", ttl=180)
-    s.later(190)
+    s.got({"tokens": 100}, pool="api", ttl=250)
+    s.later(290)
     s.settle()
-    ends = [(e.type, (e.at - opened) // SECOND) for e in s.events[-4:]]
-    assert [kind for kind, _ in ends] == ["expired", "replenished", "expired", "expired"]
+    ends = [(e.type, (e.at - opened) // SECOND) for e in s.events[-5:]]
+    assert ends == [
+        ("expired", 51),
+        ("replenished", 100),
+        ("expired", 152),
+        ("replenished", 200),
+        ("expired", 253),
+    ]
     node = s.book.pools["api"].space.nodes["api"]
-    assert node.capacity["tokens"] - node.in_use["tokens"] == 700
+    assert node.capacity["tokens"] - node.in_use["tokens"] == 900
 
 
 # --- elastic -----------------------------------------------------------------------------------------
@@ -258,7 +265,7 @@ def test_where_shrinking_as_many_as_may_be_is_not_enough_nobody_is_shrunk() -> N
 # --- preemption --------------------------------------------------------------------------------------
 
 
-def preempting(**nodes: dict[str, int]) -> Scenario:
+def preempting(**nodes: Any) -> Scenario:
     s = Scenario()
     s.pool(policy={"preemption": "lower_priority", "grace_ns": 30 * SECOND}, **nodes)
     return s
@@ -271,6 +278,16 @@ def test_for_a_spread_no_more_are_sent_away_than_one_request_may() -> None:
     s.waits({"cpu": 80}, spread=2, holder="boss", priority="high", wait=LONG)
     assert "ending" not in kinds(s.events)
     s.waits({"cpu": 60}, spread=2, holder="chief", priority="high", wait=LONG)
+    assert kinds(s.events).count("ending") == 60
+
+
+def test_of_one_node_no_more_are_sent_away_for_a_gang_than_one_request_may() -> None:
+    s = preempting(n1={"cpu": 70})
+    for n in range(70):
+        s.got({"cpu": 1}, holder=f"h{n}", priority="low", ttl=LONG)
+    assert batch(s, {"cpu": 35}, {"cpu": 35}, priority="high") == ["queued"] * 2
+    assert "ending" not in kinds(s.events)
+    assert batch(s, {"cpu": 30}, {"cpu": 30}, priority="high", holder="g2") == ["queued"] * 2
     assert kinds(s.events).count("ending") == 60
 
 
@@ -298,7 +315,7 @@ def test_a_refusal_in_a_large_pool_names_the_same_node_with_a_table_and_without(
     for least in (1, 2**60):
         with patch.object(tables, "NODES_LEAST", least), patch.object(tables, "PATIENCE", 0):
             s = Scenario()
-            s.pool(**{f"n{i}": {"cpu": 8} for i in range(4)})
+            s.pool(n0={"cpu": 8}, n1={"cpu": 8}, n2={"cpu": 8}, n3={"cpu": 8})
             s.got({"cpu": 7}, ttl=LONG)
             for _ in range(3):
                 s.got({"cpu": 8}, ttl=LONG)
@@ -376,7 +393,10 @@ CPU = {"cpu": 4}
             "none of it",
         ),
         (
-            {"began_at": 1, "placements": tuple(Placement(f"n{i}", CPU, {}) for i in range(20_001))},
+            {
+                "began_at": 1,
+                "placements": tuple(Placement(f"n{i}", CPU, {}) for i in range(20_001)),
+            },
             "20001 nodes",
         ),
         (
