@@ -71,7 +71,6 @@ _CAUSES = {
     "leaked": "it was left behind",
     "idle": "it was idle",
     "preempted": "another request came first",
-    "forced": "by force",
     "timed_out": "its time to wait was over",
     "voided": "the reservation was given up",
     "withdrawn": "it was withdrawn",
