@@ -53,7 +53,8 @@ bench: setup-dev ## the benchmark table (minutes)
 
 soak: setup-dev ## long random runs: many examples, many kills (minutes)
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --timeout 1800 \
-		-m "soak or not soak" tests/model tests/contract tests/integration
+		-m "soak or not soak" tests/model tests/contract tests/integration \
+		tests/acceptance/test_openb_figures.py
 
 clean: ## remove everything that was made here
 	rm -rf .venv build dist .coverage .coverage.* coverage.json .pytest_cache .mypy_cache .ruff_cache \
