@@ -174,6 +174,9 @@ def _observe(pool: Pool, body: CapacityObserved) -> None:
     node = pool.space.nodes[body.node]
     basis = {resource: text for resource, text in body.basis.items() if resource in body.outside}
     pool.space.replace(node.seen(outside=body.outside, basis=basis))
+    if pool.space.claims:
+        # A claim may have to move from a node that has become too small, or can move to this one.
+        pool.space.claims_checked = -1
     pool.space.freed = True
 
 

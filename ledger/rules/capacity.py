@@ -125,6 +125,13 @@ def fits_empty(node: Node, amounts: Amounts) -> bool:
     return place_on(empty, amounts) is not None
 
 
+def fits_beside_others(node: Node, amounts: Amounts) -> bool:
+    """Whether the amounts would fit if nothing were in use but what is used outside."""
+    if not node.outside:
+        return fits_empty(node, amounts)
+    return place_on(node.empty().seen(outside=node.outside), amounts) is not None
+
+
 def _obtainable(node: Node, resource: str, amount: int) -> int:
     """How much of an amount the node could give now, counting cards where there are cards."""
     plain = min(amount, free(node, resource))

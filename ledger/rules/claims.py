@@ -22,7 +22,7 @@ from ledger.identity import ProcessIdentity
 from ledger.nodes import Node
 from ledger.requests import Amounts, Request
 from ledger.rules.answers import Draft
-from ledger.rules.capacity import carries, fits_empty, short_by
+from ledger.rules.capacity import carries, fits_beside_others, fits_empty, short_by
 from ledger.rules.gangs import is_several, members, requests_of, room_for, wants
 from ledger.rules.keeping import missing_on, nodes_for, plan_on, usable
 from ledger.rules.quotas import gang_over_quota, over_quota
@@ -92,11 +92,21 @@ def next_late_claim(book: Book, space: Space, now: int) -> Draft | None:
     return next_claim(book, space, now, late=True)
 
 
-def next_claim(book: Book, space: Space, now: int, *, late: bool = False) -> Draft | None:
+def claim_before(book: Book, space: Space, taker: Allocation, now: int) -> Draft | None:
+    """The claim of the next request that is due one and has room, and that ``taker`` would pass by a
+    grant now: its turn would come too late. None where there is none.
+    """
+    return next_claim(book, space, now, late=True, taker=taker)
+
+
+def next_claim(
+    book: Book, space: Space, now: int, *, late: bool = False, taker: Allocation | None = None
+) -> Draft | None:
     """The next request for which nodes are due to be kept, or from which they are taken; else None.
 
     Both measures grow with age, so the look ends at the first request that has neither. Where nothing
-    is missing a request is served in its turn and needs no claim (but see :func:`next_late_claim`).
+    is missing a request is served in its turn and needs no claim (but see :func:`next_late_claim` and
+    :func:`claim_before`, which looks at those who came before a ``taker`` and compete with it).
     """
     if not space.waiting or not _is_fair(book, next(iter(space.waiting))):
         return None
@@ -109,12 +119,15 @@ def next_claim(book: Book, space: Space, now: int, *, late: bool = False) -> Dra
     if len(space.claims) >= len(space.nodes):
         return None
     in_vain = _all_have_claims(space)
+    wanted = set() if taker is None else wants(book, space, taker)
     awaited: set[str] = set()
     short = never = 0
     for waiting_id in space.waiting:
         if len(in_vain) >= len(space.alike):
             return None
         waiting = book.allocations[waiting_id]
+        if taker is not None and waiting.position >= taker.position:
+            return None
         shape = space.shapes[waiting_id]
         if waiting.gang is not None:
             # Its first member stands for it, and nobody else is of its shape.
@@ -126,6 +139,8 @@ def next_claim(book: Book, space: Space, now: int, *, late: bool = False) -> Dra
         if not _is_aged(book, space, waiting, now):
             return None
         if waiting.claims or quota_blocks(book, waiting):
+            continue
+        if taker is not None and not compete(wants(book, space, waiting), wanted):
             continue
         if is_several(waiting) and (short >= IN_VAIN_MAX or never >= NEVER_MAX):
             in_vain.add(shape)
@@ -160,11 +175,21 @@ def _useless(book: Book, space: Space) -> Allocation | None:
     """The first claimant that its nodes serve no more; they are only looked at when they changed."""
     if not book.quotas and space.claims_checked == space.generation:
         return None
+    settled = True
     for claimant in sorted(set(space.claims.values()), key=lambda each: int(each[1:])):
         waiting = book.allocations[claimant]
         if not _serves(book, space, waiting) or quota_blocks(book, waiting):
             return waiting
-    space.claims_checked = space.generation
+        if not is_several(waiting):
+            amounts = waiting.request.amounts
+            if not fits_beside_others(space.nodes[waiting.claims[0]], amounts):
+                node = _nearest(space, waiting, set())
+                if node is not None and fits_beside_others(node, amounts):
+                    return waiting
+                # Another node may be free of claims sooner than a node changes.
+                settled = False
+    if settled:
+        space.claims_checked = space.generation
     return None
 
 
@@ -272,15 +297,19 @@ def _takes(node: Node | None, waiting: Allocation) -> bool:
 
 
 def _nearest(space: Space, waiting: Allocation, awaited: set[str]) -> Node | None:
-    """The node on which least is missing that nobody has claimed; by name where that is equal."""
+    """The node on which least is missing that nobody has claimed; by name where that is equal.
+
+    One that outside use makes too small for it only where there is no other.
+    """
     amounts = waiting.request.amounts
-    best: tuple[int, str] | None = None
+    best: tuple[bool, int, str] | None = None
     chosen = None
     for node in space.nodes.values():
         if node.name in space.claims or node.name in awaited or not _takes(node, waiting):
             continue
         missing = short_by(node, amounts)
         share = sum(lack * 1_000_000 // amounts[r] for r, lack in missing.items())
-        if best is None or (share, node.name) < best:
-            best, chosen = (share, node.name), node
+        rank = (not fits_beside_others(node, amounts), share, node.name)
+        if best is None or rank < best:
+            best, chosen = rank, node
     return chosen

@@ -141,11 +141,18 @@ def _most_stretched(there: list[Allocation]) -> list[Allocation]:
 
 def shrunk_to_least(node: Node, there: list[Allocation]) -> Node:
     """A node with all that is stretched there at its least."""
+    return at_least(node, there)[0]
+
+
+def at_least(node: Node, there: list[Allocation]) -> tuple[Node, dict[str, Placement]]:
+    """A node with all that is stretched there at its least, and id → what each holds there then."""
+    least: dict[str, Placement] = {}
     for a in _most_stretched(there):
         smaller = place_again(node, a.placements[0], a.request.amounts, shrinking=True)
         if smaller is not None:
             node = node.plus(a.placements[0], -1).plus(smaller, 1)
-    return node
+            least[a.id] = smaller
+    return node, least
 
 
 def shrink_on(

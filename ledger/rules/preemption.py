@@ -6,23 +6,26 @@ quota. Fewest first, then youngest. They are asked, have their grace, and are re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, islice
 
 from ledger.advance import LEDGER
 from ledger.book import Allocation, Book, Pool
 from ledger.events import Ending, Reclaimed
 from ledger.nodes import Node
-from ledger.requests import PRIORITIES
+from ledger.requests import PRIORITIES, Amounts, Placement
 from ledger.rules.answers import Draft
 from ledger.rules.capacity import carries, place_on, short_by
 from ledger.rules.claims import Kept, claim
+from ledger.rules.elastic import at_least, stretchy
 from ledger.rules.leases import end_descendants
 from ledger.rules.quotas import Leaving, borrows_from
 from ledger.spaces import Space
 
 VICTIMS_MAX = 64
 """The most allocations that one request may send away."""
+LOOKS_MAX = 1_000
+"""How many sets of allocations are tried for one request, to send away fewer or younger ones."""
 
 
 class Senders:
@@ -45,7 +48,7 @@ class Senders:
         leaving: Leaving = {}
         if self._borrows:
             leaving = {key: amounts.copy() for key, amounts in self._who_leave().items()}
-        for a in sorted(candidates, key=lambda a: (-(a.granted_at or 0), -a.position)):
+        for a in by_age(candidates):
             if self._may(a, leaving):
                 yield a
                 if self._borrows:
@@ -60,18 +63,39 @@ class Senders:
         return self._leaving
 
     def counts_on(self, a: Allocation) -> bool:
-        """Whether one that was asked to end already will go, and would have been sent away for this."""
+        """Whether one that was asked to end already will go: sent away for this one or any other."""
         if not a.enforced and a.request.process is not None:
             # Nobody makes it go.
             return False
         if self._by_priority and PRIORITIES.index(a.request.priority) < self._mine:
             return True
-        return self._borrows and a.ending_cause == "preempted"
+        return a.ending_cause == "preempted"
+
+    def together(self, victims: Sequence[Allocation]) -> bool:
+        """Whether these, the youngest first, may be sent away together."""
+        if not self._borrows:
+            return True
+        leaving = {key: amounts.copy() for key, amounts in self._who_leave().items()}
+        for a in victims:
+            if not self._may(a, leaving):
+                return False
+            _count_in(leaving, a)
+        return True
+
+    def each(self, candidates: Iterable[Allocation]) -> list[Allocation]:
+        """Those of the candidates that may be sent away if nobody else is, the youngest first."""
+        leaving = self._who_leave() if self._borrows else {}
+        return [a for a in by_age(candidates) if self._may(a, leaving)]
 
     def _may(self, a: Allocation, leaving: Leaving) -> bool:
         if self._by_priority and PRIORITIES.index(a.request.priority) < self._mine:
             return True
         return self._borrows and borrows_from(self._book, a, self._asking, leaving)
+
+
+def by_age(candidates: Iterable[Allocation]) -> list[Allocation]:
+    """The youngest first."""
+    return sorted(candidates, key=lambda a: (-(a.granted_at or 0), -a.position))
 
 
 def _count_in(leaving: Leaving, a: Allocation) -> None:
@@ -99,6 +123,7 @@ def make_room(
     if not names:
         return None
     may = Senders(book, pool, asking)
+    looks = LOOKS_MAX
     best: tuple[int, int, str] | None = None
     chosen: list[Allocation] = []
     for name in sorted(names):
@@ -111,14 +136,22 @@ def make_room(
         ]
         for a in going:
             node = without(node, a)
+        # Who is stretched gives back what it can before anybody is sent away for that.
+        node, least = at_least(node, stretchy(book, space, name))
+        choice = _Choice(node, least, request.amounts)
         victims: list[Allocation] | None = []
-        if place_on(node, request.amounts) is None:
-            active = (a for a in there if a.state == "active" and len(a.placements) == 1)
-            victims = fewest(
-                node, may.choose(active), lambda n: place_on(n, request.amounts) is not None
-            )
+        if not choice.fits(()):
+            active = [a for a in there if a.state == "active" and len(a.placements) == 1]
+            victims = choice.fewest(may.choose(active))
+            if victims is None or len(victims) > 1:
+                most = VICTIMS_MAX if victims is None else len(victims)
+                most = most if best is None else min(most, best[0])
+                fewer, looks = choice.search(may, may.each(active), most, looks)
+                victims = fewer or victims
         elif name == asking.claim:
             return None
+        elif not going:
+            continue
         if victims is None or (asking.claims and name != asking.claim and _stays(going + victims)):
             continue
         age = sum(now - (v.granted_at or now) for v in victims)
@@ -144,23 +177,64 @@ def without(node: Node, a: Allocation) -> Node:
     return node
 
 
+class _Choice:
+    """Who must leave a node for a request to fit. ``least``: id → what is held of a stretched one."""
+
+    def __init__(self, node: Node, least: dict[str, Placement], amounts: Amounts) -> None:
+        self._node, self._least, self._amounts = node, least, amounts
+
+    def fits(self, victims: Iterable[Allocation]) -> bool:
+        """Whether the request fits without these."""
+        node = self._node
+        for a in victims:
+            node = node.plus(self._least.get(a.id, a.placements[0]), -1)
+        return place_on(node, self._amounts) is not None
+
+    def fewest(self, candidates: Iterator[Allocation]) -> list[Allocation] | None:
+        """As :func:`fewest`, with what is stretched at its least."""
+        return fewest(
+            self._node, candidates, lambda n: place_on(n, self._amounts) is not None, self._least
+        )
+
+    def search(
+        self, may: Senders, candidates: list[Allocation], most: int, looks: int
+    ) -> tuple[list[Allocation] | None, int]:
+        """The fewest of the candidates, at most ``most``, of these the youngest, and the looks left.
+
+        None where there are none, or the looks did not do to find them.
+        """
+        for count in range(1, min(most, len(candidates)) + 1):
+            for some in combinations(candidates, count):
+                looks -= 1
+                if looks < 0:
+                    return None, 0
+                if self.fits(some) and may.together(some):
+                    return [*some], looks
+        return None, looks
+
+
 def fewest(
-    node: Node, candidates: Iterator[Allocation], fits: Callable[[Node], bool]
+    node: Node,
+    candidates: Iterator[Allocation],
+    fits: Callable[[Node], bool],
+    least: Mapping[str, Placement] | None = None,
 ) -> list[Allocation] | None:
     """Who of the candidates, in their order, must leave a node until it ``fits``, nobody in vain; None:
-    not enough.
+    not enough. ``least``: id → what is held there, where that is less than the allocation says.
     """
+    held = least or {}
     shadow = node
     victims: list[Allocation] = []
     for victim in islice(candidates, VICTIMS_MAX):
-        shadow = shadow.plus(victim.placements[0], -1)
+        shadow = shadow.plus(held.get(victim.id, victim.placements[0]), -1)
         victims.append(victim)
         if fits(shadow):
             break
     else:
         return None
-    for victim in list(victims[:-1]):
-        back = shadow.plus(victim.placements[0], 1)
+    # The oldest stay first where they can.
+    for victim in victims[-2::-1]:
+        back = shadow.plus(held.get(victim.id, victim.placements[0]), 1)
         if fits(back):
             shadow = back
             victims.remove(victim)

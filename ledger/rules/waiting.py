@@ -18,6 +18,7 @@ from ledger.rules.answers import Draft
 from ledger.rules.capacity import place_on
 from ledger.rules.claims import (
     barred_for,
+    claim_before,
     compete,
     next_claim,
     next_late_claim,
@@ -133,7 +134,7 @@ def _serve_fairly(
         searched += gangs.is_several(waiting)
         draft = _grant_or_make_room(book, space, pool, waiting, now, steps)
         if draft is not None:
-            return draft
+            return (None if waiting.claims else claim_before(book, space, waiting, now)) or draft
         tried.add(waiting.id)
         if only_claims or not waiting.claims:
             failed.add(shape)

@@ -166,8 +166,14 @@ def judge_claim(
         fair = policy.order == "fair" or entry.unit in heirs or _going(world, entry.pool, new)
         wrong_unless(fair, event, "there are no claims in strict order")
         wrong_unless(not over_quota(world, unit), event, "its own quota holds it up")
-    # One that sends others away may take its claim along to where they make room.
+        if unit.simple and entry.unit not in heirs and not any(_helps(world, unit, n) for n in new):
+            claimed = {name for other in world.waiting(entry.pool) for name in other.claim}
+            better = [n for n in pool.nodes if n not in claimed and _helps(world, unit, n)]
+            wrong_unless(not better, event, f"outside use leaves it no room, as {better} would")
+    # One that sends others away may take its claim along to where they make room, or to where
+    # somebody goes already.
     stays = unit.simple and policy.order == "fair" and entry.unit not in heirs
+    stays = stays and not (new and _going(world, entry.pool, new))
     if old - new and stays and not pool.closed:
         kept = [name for name in old if _helps(world, unit, name)]
         wrong_unless(

@@ -138,6 +138,7 @@ class Judge:
             wrong_unless(over is None, event, f"stretched over its quota: {over}")
         first = self.granting != self._place(event, unit)
         self.granting = self._place(event, unit)
+        self.stretching.served(self.granting)
         with self.stretching.undone():
             if first:
                 self._in_order(event, unit)
@@ -317,18 +318,36 @@ class Judge:
             wrong_unless(not forgotten, last, f"{unit.id} waits though there is room for it")
 
 
-def key(world: World, unit: Unit) -> tuple[int, Fraction, Fraction, int]:
-    """A place in the fair order: the smaller comes first."""
+def key(world: World, unit: Unit) -> tuple[int, Fraction, int, Fraction, int, int]:
+    """A place in the fair order: the smaller comes first.
+
+    Tenants that hold equally much come in the order of their first requests of a rank; so do a tenant's
+    holders, but for those that hold nothing. A gang stands where its first request does.
+    """
     first = unit.first
-    window = first.asked_at // world.pools[first.pool].policy.ageing_ns
-    rank = window - PRIORITIES.index(first.request.priority)
-    holder = None if len({each.holder for each in unit.members}) > 1 else first.holder
+    mine = rank(world, first)
+    alike = [
+        each
+        for each in [first, *world.entries.values()]
+        if (each.pool, each.tenant) == (first.pool, first.tenant)
+        and (each is first or each.state == "waiting")
+        and rank(world, each) == mine
+    ]
+    of_holder = share(world, first.pool, first.tenant, first.holder)
     return (
-        rank,
+        mine,
         share(world, first.pool, first.tenant, None),
-        Fraction(0) if holder is None else share(world, first.pool, first.tenant, holder),
+        min(each.position for each in alike),
+        of_holder,
+        min(each.position for each in alike if not of_holder or each.holder == first.holder),
         unit.position,
     )
+
+
+def rank(world: World, entry: Entry) -> int:
+    """The window in which a request arrived, less its priority."""
+    window = entry.asked_at // world.pools[entry.pool].policy.ageing_ns
+    return window - PRIORITIES.index(entry.request.priority)
 
 
 def share(world: World, pool: str, tenant: str, holder: str | None) -> Fraction:

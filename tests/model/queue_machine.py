@@ -301,6 +301,9 @@ class QueueMachine(RuleBasedStateMachine):
         if world.pools["box"].policy.order == "fifo":
             # In strict order one that only fits on a cordoned node holds up those behind it.
             units = at_the_front(units)
+        elif len(units) > world.pools["box"].policy.backfill_depth:
+            # One pass looks no further, but at those who have a claim; the others get one in time.
+            units = [unit for unit in units if unit.claim]
         for unit in units:
             stuck = fits_at_all(world, unit)
             assert not stuck, f"{unit.id} waits though nobody holds anything"

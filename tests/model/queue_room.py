@@ -130,6 +130,9 @@ def could_take(node: NodeState, amounts: Amounts, *, outside: bool = True) -> bo
 
 def parts(amounts: Amounts, count: int, largest: bool) -> Amounts:
     """The largest or the smallest of ``count`` even parts; cards are parted whole."""
+    if count == 1:
+        # A share of one card is less than a whole one, and stays what it is.
+        return amounts
     found = {}
     for resource, amount in amounts.items():
         step = CARD if resource in CARDS else 1

@@ -21,10 +21,24 @@ class Stretching:
         self.shrunk: list[tuple[Event, Entry]] = []
         self.for_it: dict[int, tuple[Event, set[str]]] = {}
         self.grown: list[tuple[Event, Entry, set[str]]] = []
+        self.place = ""
 
     def begin(self, now: int) -> None:
         """A step begins."""
         self.before, self.shrunk, self.grown, self.for_it = {}, [], [], {}
+        self.place = ""
+
+    def served(self, place: str) -> None:
+        """A place in the queue is served: what was shrunk for the one before it is no matter of its."""
+        if place != self.place:
+            self._forget()
+        self.place = place
+
+    def _forget(self) -> None:
+        """Leave aside what was shrunk for somebody who got in."""
+        self.shrunk = [each for each in self.shrunk if each[0].position not in self.for_it]
+        left = {entry.id for _, entry in self.shrunk}
+        self.before = {id: held for id, held in self.before.items() if id in left}
 
     def adjusted(self, event: Event, body: Adjusted, entry: Entry) -> None:
         """The size of an allocation changes: by hand, or by the ledger within its range."""
@@ -47,6 +61,7 @@ class Stretching:
             (more if amount > had else less if amount < had else set()).add(resource)
         wrong_unless(bool(more) != bool(less), event, "it grows or shrinks")
         if less:
+            self._forget()
             self.before.setdefault(entry.id, (entry.amounts, entry.placements))
             self.shrunk.append((event, entry))
         else:

@@ -41,6 +41,7 @@ class Victims:
         wrong_unless(heir.state == "waiting", event, f"{heir.id} is {heir.state}")
         wrong_unless(heir.pool == victim.pool, event, "another pool's")
         wrong_unless(victim.state == "active", event, f"it is {victim.state}")
+        wrong_unless(len(victim.placements) == 1, event, "it lies on several nodes")
         unit = next(u for u in self.world.waiting(heir.pool) if u.id == heir.unit)
         fine = all(lower(self.world, victim, each) for each in unit.members) or (
             unit.simple and borrows(self.world, victim, unit)
@@ -164,12 +165,12 @@ def open_nodes(world: World, unit: Unit) -> list[str]:
 
 
 def candidates(world: World, unit: Unit, node: str) -> list[str]:
-    """Who on a node may be sent away for a request."""
+    """Who on a node may be sent away for a request: nobody who lies on other nodes too."""
     return [
         each.id
         for each in world.holding(unit.first.pool)
         if each.state == "active"
-        and any(part.node == node for part in each.placements)
+        and [part.node for part in each.placements] == [node]
         and (lower(world, each, unit.first) or borrows(world, each, unit))
     ]
 

@@ -5,7 +5,7 @@ Found by the state machine in ``tests/integration/test_queue_machine.py``.
 
 from __future__ import annotations
 
-from ledger.commands import SetQuota
+from ledger.commands import ObserveCapacity, SetQuota
 from tests.scenario import PROCESS, SECOND, Scenario
 
 LONG = 10**6
@@ -39,3 +39,69 @@ def test_a_tenant_that_borrows_is_not_limited_in_what_only_others_are_limited_in
         s.when(SetQuota(command_id=tenant, tenant=tenant, limits=limits, cohort="kin"))
     s.got({"cpu": 3, "memory": 3}, tenant="ann", ttl=LONG)
     assert s.got({"cpu": 2, "memory": 3}, tenant="ann", ttl=LONG)
+
+
+def test_the_younger_of_two_goes_where_either_would_make_room() -> None:
+    s = Scenario()
+    policy = {"preemption": "lower_priority", "grace_ns": 0}
+    s.pool(policy=policy, n1={"cpu": 9, "memory": 6, "gpu": 1000})
+    share = s.got({"cpu": 1, "gpu": 500}, holder="share", ttl=LONG)
+    old = s.got({"memory": 3}, holder="old", ttl=LONG)
+    young = s.got({"memory": 3}, holder="young", ttl=LONG)
+    s.waits({"gpu": 1000, "memory": 2}, holder="large", priority="high")
+    gone = [each for each in (share, old, young) if each not in s.book.allocations]
+    assert gone == [share, young]
+
+
+def test_one_large_allocation_goes_rather_than_two_younger_ones() -> None:
+    s = Scenario()
+    policy = {"preemption": "lower_priority", "grace_ns": 0}
+    s.pool(policy=policy, n1={"cpu": 8})
+    large = s.got({"cpu": 4}, holder="large", ttl=LONG)
+    small = [s.got({"cpu": 2}, holder="small", ttl=LONG) for _ in range(2)]
+    s.waits({"cpu": 4}, holder="high", priority="high")
+    assert large not in s.book.allocations
+    assert all(each in s.book.allocations for each in small)
+
+
+def test_nobody_is_sent_away_for_what_an_elastic_one_can_give_back() -> None:
+    s = Scenario()
+    policy = {"preemption": "lower_priority", "grace_ns": 0}
+    s.pool(policy=policy, n1={"cpu": 6, "memory": 6})
+    elastic = s.got({"cpu": 3, "memory": 1}, most={"cpu": 3, "memory": 3}, holder="e", ttl=LONG)
+    other = s.got({"cpu": 3, "memory": 3}, holder="other", ttl=LONG)
+    waiting = s.waits({"cpu": 2, "memory": 4}, holder="high", priority="high")
+    assert elastic in s.book.allocations
+    assert other not in s.book.allocations
+    assert s.book.allocations[waiting].state == "active"
+
+
+def test_whoever_is_due_a_claim_is_not_passed_at_the_moment_its_node_is_free_of_claims() -> None:
+    s = Scenario()
+    s.pool(policy={"overtakes_max": 0, "ageing_ns": 10**9 * SECOND}, n1={"cpu": 10})
+    first = s.got({"cpu": 10}, holder="first", ttl=LONG)
+    claimant = s.waits({"cpu": 1}, holder="claimant", tenant="ann", wait=LONG)
+    low = s.waits({"cpu": 7}, holder="low", tenant="bob", wait=LONG)
+    high = s.waits({"cpu": 7}, holder="high", tenant="cid", priority="high", wait=LONG)
+    assert s.book.pools["box"].space.claims == {"n1": claimant}
+    s.release(first, who="first")
+    assert s.book.allocations[low].state == "active"
+    assert s.book.allocations[high].state == "waiting"
+
+
+def test_a_claim_moves_from_a_node_that_outside_use_makes_too_small() -> None:
+    s = Scenario()
+    s.pool(policy={"overtakes_max": 0}, n1={"cpu": 4}, n2={"cpu": 4})
+    s.got({"cpu": 2}, holder="one", ttl=LONG)
+    s.got({"cpu": 3}, holder="two", ttl=LONG)
+    waiting = s.waits({"cpu": 4}, holder="large", wait=LONG)
+    s.refused({"cpu": 2}, holder="late")
+    claims = s.book.pools["box"].space.claims
+    assert claims == {"n1": waiting}
+    s.when(ObserveCapacity(command_id="seen", pool="box", node="n1", outside={"cpu": 1}))
+    assert s.book.pools["box"].space.claims == {"n2": waiting}
+    # Where both are too small it stays: what is used outside may end at any time.
+    s.when(ObserveCapacity(command_id="too", pool="box", node="n2", outside={"cpu": 1}))
+    assert s.book.pools["box"].space.claims == {"n2": waiting}
+    s.when(ObserveCapacity(command_id="gone", pool="box", node="n1", outside={}))
+    assert s.book.pools["box"].space.claims == {"n1": waiting}
