@@ -226,12 +226,21 @@ def check_accounts(book: Book) -> None:
                 assert in_use == held.get((node.name, resource), 0), (pool.name, node.name)
 
 
-def python(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """A process that runs ``code`` with this project on its path, and pipes to and from it."""
+def python(
+    code: str, *arguments: object, measured: bool = True, **options: Any
+) -> subprocess.Popen[str]:
+    """A process that runs ``code`` with this project on its path, and pipes to and from it.
+
+    One that is to be interrupted is not ``measured``: an interrupt can strike inside the coverage tool
+    too, which then keeps a lock of its own for ever.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if not measured:
+        environment = {n: v for n, v in environment.items() if not n.startswith("COVERAGE_")}
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

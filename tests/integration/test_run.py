@@ -183,7 +183,7 @@ def burn(s):
     end = time.process_time() + s
     while time.process_time() < end: pass
 held = bytearray(60 << 20)
-time.sleep(0.6)  # looked at while it is one process: a look that meets an exit misses a part
+time.sleep(2)  # looked at while it is one process: a look that meets an exit misses a part
 reader, writer = os.pipe()
 if os.fork() == 0:
     if os.fork() == 0:

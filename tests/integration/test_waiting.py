@@ -329,7 +329,7 @@ def test_an_interrupted_wait_gives_its_place_up_unless_its_id_can_be_asked_again
     path: Path, manager: ResourceManager, options: str
 ) -> None:
     manager.allocate({"cpu": 1}, pool="box", holder="other")
-    process = python(_INTERRUPTED, path, options)
+    process = python(_INTERRUPTED, path, options, measured=False)
     assert line_of(process) == "ready"
     (place,) = queued(manager)
     process.send_signal(signal.SIGINT)
