@@ -150,9 +150,11 @@ def make_room(
                 victims = fewer or victims
         elif name == asking.claim:
             return None
-        elif not going:
+        leaving = going + (victims or [])
+        # Without anybody who leaves there is nothing here that was not tried before.
+        if victims is None or not leaving:
             continue
-        if victims is None or (asking.claims and name != asking.claim and _stays(going + victims)):
+        if asking.claims and name != asking.claim and _stays(leaving):
             continue
         age = sum(now - (v.granted_at or now) for v in victims)
         if best is None or (len(victims), age, name) < best:

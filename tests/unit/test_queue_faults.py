@@ -105,3 +105,36 @@ def test_a_claim_moves_from_a_node_that_outside_use_makes_too_small() -> None:
     assert s.book.pools["box"].space.claims == {"n2": waiting}
     s.when(ObserveCapacity(command_id="gone", pool="box", node="n1", outside={}))
     assert s.book.pools["box"].space.claims == {"n1": waiting}
+
+
+def ending(s: Scenario) -> list[str]:
+    return [a.holder for a in s.book.allocations.values() if a.state == "ending"]
+
+
+def test_one_old_and_large_is_sent_away_rather_than_two_young_and_small() -> None:
+    s = Scenario()
+    s.pool(policy={"preemption": "lower_priority", "grace_ns": 10 * SECOND}, n1={"cpu": 8})
+    for holder, cpu in (("large", 4), ("small", 2), ("smaller", 2)):
+        s.got({"cpu": cpu}, holder=holder, priority="low", ttl=LONG)
+    s.waits({"cpu": 4}, holder="boss", priority="high", wait=LONG)
+    assert ending(s) == ["large"]
+
+
+def test_the_search_for_fewer_to_send_away_ends_and_the_first_choice_stands() -> None:
+    s = Scenario()
+    s.pool(policy={"preemption": "lower_priority", "grace_ns": 10 * SECOND}, n1={"cpu": 64})
+    for number in range(32):
+        s.got({"cpu": 2}, holder=f"h{number}", priority="low", ttl=LONG)
+    s.waits({"cpu": 40}, holder="boss", priority="high", wait=LONG)
+    assert ending(s) == [f"h{number}" for number in range(12, 32)]
+
+
+def test_what_is_given_back_of_lent_quota_is_the_fewest_too() -> None:
+    s = Scenario()
+    s.pool(policy={"grace_ns": 10 * SECOND}, n1={"cpu": 8})
+    for tenant in ("ann", "bob"):
+        s.when(SetQuota(command_id=tenant, tenant=tenant, limits={"cpu": 4}, cohort="kin"))
+    for holder, cpu in (("large", 4), ("small", 2), ("smaller", 2)):
+        s.got({"cpu": cpu}, tenant="bob", holder=holder, ttl=LONG)
+    s.waits({"cpu": 4}, tenant="ann", holder="owner", wait=LONG)
+    assert ending(s) == ["large"]
