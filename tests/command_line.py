@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from leasebook.__main__ import main
+from tests.ledgers import unmeasured
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,8 +52,8 @@ class CommandLine:
         return answer.json
 
     def process(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Start one command as a process of its own."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        """Start one command as a process of its own, which may be interrupted."""
+        environment = {**unmeasured(), "PYTHONPATH": str(ROOT)}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.Popen(
             [sys.executable, "-m", "leasebook", *arguments],

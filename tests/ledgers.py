@@ -226,6 +226,11 @@ def check_accounts(book: Book) -> None:
                 assert in_use == held.get((node.name, resource), 0), (pool.name, node.name)
 
 
+def unmeasured() -> dict[str, str]:
+    """The environment of a process that the coverage tool does not follow."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
 def python(
     code: str, *arguments: object, measured: bool = True, **options: Any
 ) -> subprocess.Popen[str]:
@@ -234,9 +239,7 @@ def python(
     One that is to be interrupted is not ``measured``: an interrupt can strike inside the coverage tool
     too, which then keeps a lock of its own for ever.
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    if not measured:
-        environment = {n: v for n, v in environment.items() if not n.startswith("COVERAGE_")}
+    environment = {**(os.environ if measured else unmeasured()), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT,

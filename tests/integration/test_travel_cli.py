@@ -29,6 +29,7 @@ from ledger.commands import Claim, Fact, OpenPool, Reclaim, RecordFacts
 from ledger.errors import InvalidInput, Refused
 from ledger.requests import Placement, Request
 from tests.command_line import ROOT, CommandLine
+from tests.ledgers import unmeasured
 
 PATIENCE_S = 30
 
@@ -273,7 +274,7 @@ class Terminal:
             stderr=other,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONUTF8": "1"},
+            env={**unmeasured(), "PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONUTF8": "1"},
         )
         self.shown = ""
 
