@@ -51,6 +51,7 @@ class Connections:
         self.erasure_pending = False
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._log_name = os.fspath(beside(path, "-wal"))
         self._reader_log: Identity | None = None
         self._writer_log: Identity | None = None
         self._read_lock = OwnedLock()
@@ -117,7 +118,7 @@ class Connections:
 
     def _log_file(self) -> Identity | None:
         try:
-            found = os.stat(beside(self.path, "-wal"))
+            found = os.stat(self._log_name)
         except OSError:
             return None
         return (found.st_dev, found.st_ino)
