@@ -16,15 +16,13 @@ from typing import Any
 from ledger.errors import LeasebookError, LedgerUnavailable
 from ledger.forks import no_fork, when_shut
 from ledger.gate import Gate, holders_of
+from ledger.held_file import HeldFile, held
 from ledger.locks import OwnedLock
 from ledger.sqlite_driver import DRIVER_ERRORS, connect, sqlite3, translate, translated
 from ledger.sqlite_file import beside, choose_journal, needs_immutable
 
 FORK_PATIENCE_S = 5.0
 """How long a fork waits for the calls of other threads to end."""
-
-Identity = tuple[int, int]
-"""A file by device and inode."""
 
 WIPE_PATIENCE_MS = 1_000
 """How long a redaction waits for readers before it leaves the last wiping to a later commit."""
@@ -52,8 +50,7 @@ class Connections:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._log_name = os.fspath(beside(path, "-wal"))
-        self._reader_log: Identity | None = None
-        self._writer_log: Identity | None = None
+        self._log: HeldFile | None = None
         self._read_lock = OwnedLock()
         self._unusable = ""
         # In there, so that a fork under way knows of it before it is used.
@@ -70,8 +67,8 @@ class Connections:
             self._renew_reader()
             with self._read_lock.lock:
                 rows = (self._reader or self._connect_reader()).execute(sql, parameters).fetchall()
-                if self._reader_log is None:
-                    self._reader_log = self._log_file()
+                if self._log is None:
+                    self._log = held(self._log_name)
                 return rows
         except DRIVER_ERRORS as error:
             raise self.translate(error) from error
@@ -116,17 +113,12 @@ class Connections:
     # would be in a file without a name (https://sqlite.org/howtocorrupt.html, "Multiple copies of
     # SQLite linked into the same application").
 
-    def _log_file(self) -> Identity | None:
-        try:
-            found = os.stat(self._log_name)
-        except OSError:
-            return None
-        return (found.st_dev, found.st_ino)
-
     def note_log(self) -> None:
-        """Remember which write-ahead log the writing connection uses; inside its transaction."""
-        if self._writer_log is None:
-            self._writer_log = self._log_file()
+        """Remember which write-ahead log the connections use, once there is one."""
+        if self._log is None:
+            with self._read_lock.lock:
+                self._let_go_of_log()
+                self._log = held(self._log_name)
 
     def lost_its_log(self) -> bool:
         """Whether the write-ahead log is no longer at its path. Then all connections to it are closed:
@@ -134,14 +126,14 @@ class Connections:
 
         Raises: the driver's own errors.
         """
-        if not self._use_a_stale_log(self._writer, self._writer_log):
+        if not self._is_stale():
             return False
         self._close_stale()
         return True
 
     def _renew_reader(self) -> None:
         """The same for whoever reads. Inside a transaction things stay as they are until its end."""
-        if not self._use_a_stale_log(self._reader, self._reader_log):
+        if not self._is_stale():
             return
         if not self.writable:
             self._close_stale()
@@ -152,14 +144,12 @@ class Connections:
             finally:
                 self.gate.release()
 
-    def _use_a_stale_log(
-        self, connection: sqlite3.Connection | None, seen: Identity | None
-    ) -> bool:
-        """Whether a connection uses a write-ahead log that is gone, or a new one would."""
-        if connection is not None:
-            return seen is not None and self._log_file() != seen
-        logs = [(other._reader_log, other._writer_log) for other in self._alike()]
-        return any(each is not None and self._log_file() != each for pair in logs for each in pair)
+    def _is_stale(self) -> bool:
+        """Whether connections here use a write-ahead log that is gone, or new ones would."""
+        if self._log is not None:
+            return not self._log.is_in_place()
+        logs = [other._log for other in self._alike()]
+        return any(log is not None and not log.is_in_place() for log in logs)
 
     def _alike(self) -> list[Connections]:
         """Those of this process that are open on the same file, itself among them."""
@@ -171,10 +161,16 @@ class Connections:
         for other in self._alike():
             with other._read_lock.lock:
                 stale = (other._reader, other._writer)
-                other._reader = other._writer = other._reader_log = other._writer_log = None
+                other._reader = other._writer = None
+                other._let_go_of_log()
                 for connection in stale:
                     if connection is not None:
                         connection.close()
+
+    def _let_go_of_log(self) -> None:
+        log, self._log = self._log, None
+        if log is not None:
+            log.close()
 
     def roll_back(self) -> None:
         """Undo what is open on the writing connection; one that cannot is closed."""
@@ -247,7 +243,7 @@ class Connections:
             self.wipe()
         connections = (self._reader, self._writer)
         self._reader = self._writer = None
-        self._reader_log = self._writer_log = None
+        self._let_go_of_log()
         with translated(self.path):
             for connection in connections:
                 if connection is not None:
@@ -268,7 +264,6 @@ class Connections:
             # The promise that nobody writes is made anew for each query, since it may be broken in
             # between; any other connection is kept.
             self._reader = connection
-            self._reader_log = None
         return connection
 
     def _connect_writer(self) -> sqlite3.Connection:
@@ -279,7 +274,6 @@ class Connections:
         connection.execute("PRAGMA secure_delete = ON").fetchall()
         choose_journal(connection)
         self._writer = connection
-        self._writer_log = None
         return connection
 
     # Forks.
@@ -315,7 +309,7 @@ class Connections:
             # here would harm it, so they are kept for ever and never used.
             _KEPT_OPEN.extend((self._reader, self._writer))
             self._reader = self._writer = None
-            self._reader_log = self._writer_log = None
+            self._let_go_of_log()
             self._unusable = f"the process forked in the middle of a transaction on {self.path}"
 
 
