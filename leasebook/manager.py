@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from leasebook.calls import Call, Calls, new_command_id
+from leasebook.calling import Call, new_command_id
+from leasebook.calls import Calls
 from leasebook.kinds import checked, checks
 from leasebook.probing import look_before
 from leasebook.questions import Questions

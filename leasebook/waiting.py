@@ -68,7 +68,7 @@ class Waiter:
         present = self._writer.present(allocation)
         if present is None or present.state != "waiting" or present.asker is None:
             return
-        from leasebook.calls import new_command_id, process_of
+        from leasebook.calling import new_command_id, process_of
         from leasebook.settings import default_holder
 
         if present.asker == process_of(os.getpid()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+from ledger import times
 from ledger.amounts import parse_duration_ns
 from ledger.errors import InvalidInput
 
@@ -17,12 +18,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def rfc3339(time_ns: int | None) -> str | None:
-    """Nanoseconds UTC as RFC 3339 with microseconds, such as ``2026-11-22T06:49:00.000000Z``."""
-    if time_ns is None:
-        return None
-    seconds, rest = divmod(time_ns, 1_000_000_000)
-    moment = _EPOCH + timedelta(seconds=seconds)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+    """As :func:`ledger.times.rfc3339`; None stays None."""
+    return None if time_ns is None else times.rfc3339(time_ns)
 
 
 def _bad(text: str) -> InvalidInput:

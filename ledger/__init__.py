@@ -2,7 +2,7 @@
 
 Reading order, room by room; nothing imports what stands later.
 
-Values: errors, quick, identity, amounts, requests, policy, nodes, mix, line, spaces.
+Values: errors, quick, identity, amounts, times, requests, policy, nodes, mix, line, spaces.
 Facts and intentions: events, commands.
 The book and what facts do to it: book, advance, accounts, evolve.
 How facts are stored: log, canonical, chain, codec, content, fold, fields.
@@ -14,7 +14,7 @@ batching, tenure. What happened elsewhere: history, facts.
 Deciding: decide, step, receipts.
 Locks: locks, gate, forks.
 The stores: batches, memory_log; sqlite_driver, sqlite_schema, filesystem, sqlite_file,
-sqlite_connections, sqlite_log.
+held_file, sqlite_connections, sqlite_log.
 The writer: snapshots, clock, wake, group, work, writer.
 Proof and care: verify, notes, backup, upgrade.
 """

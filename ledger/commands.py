@@ -232,6 +232,17 @@ class Fact:
     usage: UsageRecorded | None = None
     metadata: dict[str, Any] | None = None
 
+    @property
+    def times(self) -> tuple[int | None, ...]:
+        """All times of its own that it may say."""
+        return (
+            self.requested_at,
+            self.began_at,
+            self.ended_at,
+            self.seen_from,
+            self.seen_until,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordFacts(Command):

@@ -226,8 +226,9 @@ class Writer:
     def _commit(self, tickets: list[Ticket], flush: bool = False) -> None:
         """Settle a batch of tickets in as many transactions as what is due takes, mostly one."""
         if self.log.read_only_reason is not None:
-            # It raises LedgerReadOnly, with why and what to do about it.
-            self.log.transaction().__enter__()
+            with self.log.transaction():
+                # To begin one raises LedgerReadOnly, with why and what to do about it.
+                return
         done = False
         while not done:
             work: Work | None = None

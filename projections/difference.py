@@ -10,8 +10,8 @@ from ledger.book import Allocation, Pool
 from ledger.errors import InvalidInput
 from ledger.nodes import Node
 from ledger.requests import Amounts, Devices
+from ledger.times import rfc3339
 from projections.travel import Moment, State, Travel
-from projections.wording import rfc3339_utc
 
 COMPARED = (
     "state",
@@ -104,7 +104,7 @@ def difference(travel: Travel, first: State, second: State) -> Difference:
     a, b = first.when, second.when
     if (b.position, b.time) < (a.position, a.time):
         raise InvalidInput(
-            f"{rfc3339_utc(b.time)} lies before {rfc3339_utc(a.time)}",
+            f"{rfc3339(b.time)} lies before {rfc3339(a.time)}",
             "give the earlier moment first",
         )
     held = {each.id: each for each in first.held()}, {each.id: each for each in second.held()}

@@ -21,10 +21,10 @@ from ledger.events import Event, TimeExtended
 from ledger.evolve import evolve
 from ledger.log import Row
 from ledger.step import is_due, settle_due
+from ledger.times import rfc3339
 from projections.past import Past
 from projections.travel_corrections import Correction, correction, late_end, parted
 from projections.travel_history import History, Sizes, known_at, put_allocation, put_pool
-from projections.wording import rfc3339_utc
 
 _BEGIN = "give a time from then on, or a position such as #1"
 
@@ -112,8 +112,8 @@ class Travel:
             return self._at_position(value, head)
         if value > head.time:
             raise InvalidInput(
-                f"{rfc3339_utc(value)} lies in the future",
-                f"what is known ends at {rfc3339_utc(head.time)}, position {head.position}",
+                f"{rfc3339(value)} lies in the future",
+                f"what is known ends at {rfc3339(head.time)}, position {head.position}",
             )
         begins = self.past.recorded_at(self.past.first)
         if value >= begins:
@@ -122,8 +122,8 @@ class Travel:
         earliest = begins if history is None else min(begins, history)
         if value < earliest:
             raise InvalidInput(
-                f"{rfc3339_utc(value)} lies before everything that is recorded here:"
-                f" it begins at {rfc3339_utc(earliest)}",
+                f"{rfc3339(value)} lies before everything that is recorded here:"
+                f" it begins at {rfc3339(earliest)}",
                 _BEGIN,
             )
         return Moment(self.past.first, value)
@@ -133,13 +133,13 @@ class Travel:
         if position < first:
             raise InvalidInput(
                 f"there is no position {position}: what is recorded here begins with position"
-                f" {first}, at {rfc3339_utc(self.past.recorded_at(first))}",
+                f" {first}, at {rfc3339(self.past.recorded_at(first))}",
                 f"give one from {first} to {head.position}",
             )
         if position > head.position:
             raise InvalidInput(
                 f"there is no position {position} yet: the head is {head.position}, at"
-                f" {rfc3339_utc(self.past.recorded_at(head.position))}",
+                f" {rfc3339(self.past.recorded_at(head.position))}",
                 f"give one from {first} to {head.position}",
             )
         return Moment(position, self.past.recorded_at(position))
@@ -166,7 +166,7 @@ class Travel:
         known = known or head
         if (known.position, known.time) < (when.position, when.time):
             raise InvalidInput(
-                f"at {rfc3339_utc(known.time)} nobody could know of {rfc3339_utc(when.time)}",
+                f"at {rfc3339(known.time)} nobody could know of {rfc3339(when.time)}",
                 "--as-known-at takes that moment or a later one",
             )
         state = State(when, known, self.past.book_at(when.position))

@@ -7,17 +7,16 @@ line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ledger.amounts import format_amounts
 from ledger.identity import ProcessIdentity
 from ledger.requests import Amounts, NodeSpec, Placement
+from ledger.times import rfc3339
 
 NAMED_MAX = 6
 """How many of a list are named before the rest is only counted."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = 1_000_000_000
 
 
@@ -31,20 +30,9 @@ def _printable(character: str) -> str:
     return character if character.isprintable() else repr(character)[1:-1]
 
 
-def rfc3339_utc(time_ns: int) -> str:
-    """Nanoseconds UTC as RFC 3339 with microseconds: ``2026-11-22T06:49:00.000000Z``."""
-    seconds, rest = divmod(time_ns, _SECOND)
-    try:
-        moment = _EPOCH + timedelta(seconds=seconds)
-    except OverflowError:
-        # No calendar reaches so far; a time that is no time must not end a trail.
-        return f"{time_ns} ns"
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
-
-
 def moment_text(time_ns: int) -> str:
     """A time in UTC for a reader: ``2026-11-22 06:49:00``."""
-    return rfc3339_utc(time_ns)[:19].replace("T", " ")
+    return rfc3339(time_ns)[:19].replace("T", " ")
 
 
 def lasting(ns: int) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from leasebook.calls import Call, Calls
+    from leasebook.calling import Call
+    from leasebook.calls import Calls
     from leasebook.manager import Ledger
     from leasebook.questions import Questions
     from ledger.receipts import Receipt

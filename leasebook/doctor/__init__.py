@@ -51,7 +51,7 @@ def accept_clock(writer: Writer, who: str | None = None) -> Receipt:
     forward is adopted in the next commit, which follows at once, and the leases that it touched
     are extended by as much. Raises what :meth:`ledger.writer.Writer.execute` raises.
     """
-    from leasebook.calls import new_command_id
+    from leasebook.calling import new_command_id
     from leasebook.settings import default_holder
     from ledger.clock import CLOCK_ALERT
     from ledger.commands import ClearAlert, WriteDue

@@ -357,27 +357,10 @@ class Runner:
 
     def _note_times(self, fact: Fact) -> None:
         summary = self.summary
-        if summary.since is None or summary.until is None:
-            known = (
-                fact.requested_at,
-                fact.began_at,
-                fact.ended_at,
-                fact.seen_until,
-                fact.seen_from,
-            )
-            at = next((time for time in known if time is not None), None)
+        for at in fact.times:
             if at is None:
-                return
-            summary.since = summary.until = at
-        for at in (
-            fact.requested_at,
-            fact.began_at,
-            fact.ended_at,
-            fact.seen_until,
-            fact.seen_from,
-        ):
-            if at is not None:
-                if at > summary.until:
-                    summary.until = at
-                elif at < summary.since:
-                    summary.since = at
+                continue
+            if summary.since is None or at < summary.since:
+                summary.since = at
+            if summary.until is None or at > summary.until:
+                summary.until = at

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from leasebook.calls import new_command_id
+from leasebook.calling import new_command_id
 from leasebook.run import spool
 from leasebook.run.environment import sized_environment
 from leasebook.run.guardian import Guardian

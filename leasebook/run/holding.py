@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from leasebook.calls import new_command_id
+from leasebook.calling import new_command_id
 from leasebook.probing import look_before
 from leasebook.run.environment import ALLOCATION, LEDGER
 from leasebook.run.options import RunOptions

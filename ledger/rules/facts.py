@@ -137,13 +137,7 @@ def _is_small(metadata: dict[str, Any]) -> bool:
 
 def _check_times(fact: Fact) -> None:
     known = False
-    for at in (
-        fact.requested_at,
-        fact.began_at,
-        fact.ended_at,
-        fact.seen_from,
-        fact.seen_until,
-    ):
+    for at in fact.times:
         if at is not None:
             known = True
             if type(at) is not int or not -TIME_MAX <= at <= TIME_MAX:

@@ -8,6 +8,7 @@ the event did to an allocation and to who has what where, which
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -88,7 +89,7 @@ class Seen:
     wait that it had before (None: there was none). ``opened`` are spans that are new, ``closed`` those
     that ended with it, ``removed`` those that turned out never to have been so. ``let_go`` and
     ``taken`` are placements (as in the log) that were given up and that were taken. ``shifted`` are
-    all allocations whose ends a ``time_extended`` moved. ``touched`` are allocations beside ``life``.
+    all allocations whose ends a ``time_extended`` moved.
     """
 
     __slots__ = (
@@ -298,7 +299,7 @@ class Rows:
             self.forget()
 
 
-class Projection:
+class Projection(ABC):
     """A projection: its name, its version, its tables, and what it does with which event.
 
     Raise ``version`` whenever the tables or what stands in them change: it is made anew then.
@@ -314,9 +315,9 @@ class Projection:
     def __init__(self) -> None:
         self.rows: dict[str, Rows] = {table.name: Rows(table) for table in self.tables}
 
+    @abstractmethod
     def handlers(self) -> dict[str, Handler]:
         """Event type → what is done with such an event. The others do not concern it."""
-        raise NotImplementedError
 
     def bind(self, reader: sqlite3.Connection, suffix: str) -> None:
         """Stand on the tables of this suffix, read through this connection."""

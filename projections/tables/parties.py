@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 from projections.tables.base import (
@@ -113,9 +114,9 @@ class _Parties(Projection):
         if row["last_at"] is None or at > row["last_at"]:
             row["last_at"] = at
 
+    @abstractmethod
     def _names(self, e: Seen) -> tuple[str | None, str | None]:
         """Whose it was before the event, and whose it is."""
-        raise NotImplementedError
 
     def _live_event(self, e: Seen) -> None:
         life, was = e.life, e.was

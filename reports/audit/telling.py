@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 from ledger.book import Allocation
 from ledger.events import UsageRecorded
+from ledger.times import rfc3339
 from projections.wording import (
     amounts_text,
     lasting,
     many,
     moment_text,
     plain,
-    rfc3339_utc,
     some,
     where,
     words,
@@ -163,7 +163,7 @@ def _days(entries: list[Entry], trail: Trail) -> Iterator[str]:
     width = max(len(str(e.row.position)) for e in entries)
     indent = " " * (4 + _TIME + 2 + 1 + width + 2)
     for entry in entries:
-        day, _, clock = rfc3339_utc(entry.row.at).partition("T")
+        day, _, clock = rfc3339(entry.row.at).partition("T")
         if day != present:
             present = day
             yield f"  {day}, {_weekday(entry.row.at)}" if clock else f"  {day}"

@@ -10,7 +10,7 @@ import orjson
 
 from ledger.codec import encode_body
 from ledger.log import Row
-from projections.wording import rfc3339_utc
+from ledger.times import rfc3339
 from reports.audit.entries import Entry, Trail, data_of
 from reports.audit.telling import headline
 
@@ -51,8 +51,8 @@ def row_out(entry: Entry) -> Json:
     data = data_of(row) if entry.event is None else encode_body(entry.event.body)
     return {
         "position": row.position,
-        "at": rfc3339_utc(row.at),
-        "recorded_at": rfc3339_utc(row.recorded_at),
+        "at": rfc3339(row.at),
+        "recorded_at": rfc3339(row.recorded_at),
         "type": row.type,
         "tenant": row.tenant,
         "pool": row.pool,
@@ -124,7 +124,7 @@ def trail_document(trail: Trail) -> Json:
     return {
         "report": "audit",
         "position": rests.head,
-        "generated_at": rfc3339_utc(trail.made_at),
+        "generated_at": rfc3339(trail.made_at),
         "since": _bound(since, asked.after + 1 if asked.after else None),
         "until": _bound(until, None if asked.upto is None else asked.upto + 1),
         "headline": headline(trail),
@@ -147,7 +147,7 @@ def trail_document(trail: Trail) -> Json:
 
 def _bound(time_ns: int | None, position: int | None) -> str | None:
     if time_ns is not None:
-        return rfc3339_utc(time_ns)
+        return rfc3339(time_ns)
     return None if position is None else f"#{position}"
 
 

@@ -17,7 +17,8 @@ from urllib.parse import quote
 from uuid import UUID
 
 from ledger.log import Row
-from projections.wording import plain, rfc3339_utc
+from ledger.times import rfc3339
+from projections.wording import plain
 from reports.audit.entries import Trail
 from reports.audit.writing import row_out, subject_of
 
@@ -44,10 +45,10 @@ def cloud_event(row: Row, source: str, subject: str, data: Json) -> Json:
         "id": f"{row.position}-{row.hash.hex()[:ID_HASH_DIGITS]}",
         "source": source,
         "type": f"{TYPE_PREFIX}{known}.v{row.schema}",
-        "time": rfc3339_utc(row.at),
+        "time": rfc3339(row.at),
         "subject": subject,
         "datacontenttype": "application/json",
-        "recordedtime": rfc3339_utc(row.recorded_at),
+        "recordedtime": rfc3339(row.recorded_at),
         # Text that sorts as the numbers do, as the sequence extension wants it.
         "sequence": f"{row.position:020d}",
         "tenant": row.tenant,

@@ -11,8 +11,8 @@ import orjson
 
 from ledger.errors import InvalidInput
 from ledger.log import GENESIS, Row
+from ledger.times import rfc3339
 from projections.past import Readable
-from projections.wording import rfc3339_utc
 from reports.audit.entries import data_of
 from reports.audit.writing import subject_of_row
 from reports.exporting.cloudevents import cloud_event, source_of
@@ -90,9 +90,9 @@ class EventExport:
             self.last,
             _hash_at(self._log, self.last),
             _hash_at(self._log, wanted.after),
-            rfc3339_utc(self._now),
-            None if wanted.since is None else rfc3339_utc(wanted.since),
-            None if wanted.until is None else rfc3339_utc(wanted.until),
+            rfc3339(self._now),
+            None if wanted.since is None else rfc3339(wanted.since),
+            None if wanted.until is None else rfc3339(wanted.until),
             {"partitioned_by": "recorded_at"} if wanted.format == "parquet" else {},
         )
 

@@ -18,6 +18,7 @@ from ledger.fields import FIELDS, dump, load
 from ledger.fold import fold
 from ledger.log import GENESIS, Row
 from ledger.notes import BadKey, BadNote, Note, VerifierKey, open_note
+from ledger.times import rfc3339
 from reports.incidents.container import (
     BASE_BOOK,
     CHECKPOINT,
@@ -34,7 +35,6 @@ from reports.incidents.manifest import (
     does_not_prove,
     proves,
     read_manifest,
-    utc,
 )
 from reports.incidents.rows import BundleLog, row_of
 
@@ -319,7 +319,7 @@ def summary(manifest: Manifest) -> list[str]:
         f"window      {manifest.window_text()}",
         f"ledger      {manifest.ledger_id}",
         f"events      {manifest.base + 1} to {manifest.last}",
-        f"exported    {utc(manifest.exported_at)} by {manifest.program}",
+        f"exported    {rfc3339(manifest.exported_at)} by {manifest.program}",
         f"pseudonyms  {manifest.pseudonyms}",
         f"metadata    {manifest.metadata}",
     ]

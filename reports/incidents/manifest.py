@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from ledger.times import rfc3339
 from reports.incidents.container import FORMAT, BadBundle
 
 KIND: Final = "leasebook-incident"
@@ -157,19 +157,10 @@ def does_not_prove(manifest: Manifest) -> list[str]:
     return missing
 
 
-def utc(time_ns: int) -> str:
-    """A time as RFC 3339 in UTC, in microseconds; a number where no calendar has it."""
-    try:
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_ns // 1000)
-    except OverflowError:
-        return f"{time_ns} ns"
-    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z"
-
-
 def _from_to(since: int | None, until: int | None) -> str:
     parts = []
     if since is not None:
-        parts.append(f"from {utc(since)}")
+        parts.append(f"from {rfc3339(since)}")
     if until is not None:
-        parts.append(f"until {utc(until)}")
+        parts.append(f"until {rfc3339(until)}")
     return " ".join(parts)

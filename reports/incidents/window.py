@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from ledger.errors import InvalidInput
 from ledger.sqlite_log import SqliteLog
+from ledger.times import rfc3339
 from projections.past import Past
 from projections.travel import observed_pools
 from projections.travel_history import History
 from reports.incidents.columns import lives
-from reports.incidents.manifest import utc
 
 When = tuple[str, int]
 """``("position", p)`` or ``("time", ns UTC)``, as the doors read it."""
@@ -82,7 +82,7 @@ def _require_past(past: Past, when: When, name: str, now: int) -> None:
     if value > latest:
         raise InvalidInput(
             f"{name} {_text(when)} lies in the future",
-            f"the last event is #{head.position}, at {utc(head.recorded_at)}",
+            f"the last event is #{head.position}, at {rfc3339(head.recorded_at)}",
         )
 
 
@@ -110,10 +110,10 @@ def _nearest(past: Past, last: int) -> str:
     """The events around a gap, in words."""
     head = past.log.head().position
     around = [position for position in (last, last + 1) if 1 <= position <= head]
-    named = [f"#{position} at {utc(past.recorded_at(position))}" for position in around]
+    named = [f"#{position} at {rfc3339(past.recorded_at(position))}" for position in around]
     return "the nearest events are " + " and ".join(named)
 
 
 def _text(when: When) -> str:
     kind, value = when
-    return f"#{value}" if kind == "position" else utc(value)
+    return f"#{value}" if kind == "position" else rfc3339(value)
