@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import Counter, defaultdict
 from contextlib import closing
 from pathlib import Path
@@ -285,6 +286,29 @@ def assert_consistent(engine: Engine) -> None:
             " coalesce(sum(wait_ns), 0) FROM allocations"
             f" WHERE {column} IS NOT NULL GROUP BY tenant, {column} ORDER BY 1, 2",
         )
+        assert _sums_kept(engine, column) == _sums_of_spans(engine, column)
+
+
+def _sums_kept(engine: Engine, column: str) -> dict[tuple[str, ...], int]:
+    """(tenant, party, resource) → what was granted in spans that have ended, as its row keeps it."""
+    rows = table(engine, f"SELECT tenant, {column}, granted_seconds FROM {column}s")
+    return {
+        (tenant, name, resource): amount
+        for tenant, name, kept in rows
+        for resource, amount in json.loads(kept).items()
+        if amount
+    }
+
+
+def _sums_of_spans(engine: Engine, column: str) -> dict[tuple[str, ...], int]:
+    """The same, added up anew."""
+    rows = table(
+        engine,
+        f"SELECT a.tenant, s.{column}, s.resource, sum(s.amount * (s.until_at - s.since_at)"
+        " / 1000000000) FROM spans AS s JOIN allocations AS a ON a.id = s.allocation"
+        f" WHERE s.until_at IS NOT NULL AND s.{column} IS NOT NULL GROUP BY 1, 2, 3",
+    )
+    return {tuple(key): amount for *key, amount in rows if amount}
 
 
 @settings(

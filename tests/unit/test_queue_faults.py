@@ -138,3 +138,16 @@ def test_what_is_given_back_of_lent_quota_is_the_fewest_too() -> None:
         s.got({"cpu": cpu}, tenant="bob", holder=holder, ttl=LONG)
     s.waits({"cpu": 4}, tenant="ann", holder="owner", wait=LONG)
     assert ending(s) == ["large"]
+
+
+def test_of_lent_quota_no_more_is_given_back_than_was_borrowed_however_much_is_missing() -> None:
+    s = Scenario()
+    s.pool(policy={"grace_ns": 10 * SECOND}, n1={"cpu": 8})
+    for tenant in ("ann", "bob"):
+        s.when(SetQuota(command_id=tenant, tenant=tenant, limits={"cpu": 4}, cohort="kin"))
+    s.got({"cpu": 2}, tenant="eve", holder="outside", ttl=LONG)
+    for holder in ("first", "second"):
+        s.got({"cpu": 3}, tenant="bob", holder=holder, ttl=LONG)
+    # Either may go, and then bob is within his own again: both together may not.
+    s.waits({"cpu": 4}, tenant="ann", holder="owner", wait=LONG)
+    assert ending(s) == []
