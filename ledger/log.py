@@ -112,6 +112,10 @@ class Log(Protocol):
         """Where the writers' shared note lies."""
         ...
 
+    def require_writable(self) -> None:
+        """Raise :class:`~ledger.errors.LedgerReadOnly`, with why and what to do, where it is not."""
+        ...
+
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Take the writers' gate, then the write lock; commit at the end, durably."""
         ...

@@ -47,6 +47,9 @@ class MemoryLog:
         with self.transaction() as transaction:
             transaction.append(rows)
 
+    def require_writable(self) -> None:
+        """As :meth:`ledger.log.Log.require_writable`; it always is."""
+
     def transaction(self) -> _MemoryTransaction:
         """As :meth:`ledger.log.Log.transaction`."""
         return _MemoryTransaction(self, self._lock, self._patience_s)

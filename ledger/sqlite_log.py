@@ -132,6 +132,11 @@ class SqliteLog:
 
     # The Log protocol.
 
+    def require_writable(self) -> None:
+        """As :meth:`ledger.log.Log.require_writable`."""
+        if self.read_only_reason is not None:
+            raise LedgerReadOnly(self.read_only_reason, self._hint)
+
     def transaction(self) -> _SqliteTransaction:
         """As :meth:`ledger.log.Log.transaction`."""
         return self._transaction
@@ -235,8 +240,7 @@ class _SqliteTransaction:
 
     def __enter__(self) -> _SqliteTransaction:
         log = self._log
-        if log.read_only_reason is not None:
-            raise LedgerReadOnly(log.read_only_reason, log._hint)
+        log.require_writable()
         log._files.require_usable()
         log.gate.acquire(log._patience_s)
         try:

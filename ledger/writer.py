@@ -225,10 +225,7 @@ class Writer:
 
     def _commit(self, tickets: list[Ticket], flush: bool = False) -> None:
         """Settle a batch of tickets in as many transactions as what is due takes, mostly one."""
-        if self.log.read_only_reason is not None:
-            with self.log.transaction():
-                # To begin one raises LedgerReadOnly, with why and what to do about it.
-                return
+        self.log.require_writable()
         done = False
         while not done:
             work: Work | None = None

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "Progress", "Status", "views_path"]
 
-CHUNK = 2_000
-"""Events per transaction: few enough that nobody waits long, enough that a transaction costs little."""
+CHUNK = 10_000
+"""Events per transaction: few enough that nobody waits long (a tenth of a second), enough that a page
+of the file is written once and not with every chunk, which is a fifth of the time."""
 
 TRIES_MAX = 1_000
 

@@ -119,7 +119,7 @@ class Feed:
                 if not handlers:
                     continue
                 e.position, e.type, e.data = position, type_, loads(text)
-                e.life = e.was = e.let_go = e.taken = None
+                e.life = e.was = e.let_go = e.taken = e.ended = None
                 e.opened = e.closed = e.removed = e.shifted = nothing
                 for name, handle in handlers:  # noqa: B007 - it names who failed, below
                     handle(e)

@@ -21,7 +21,7 @@ from projections.views_file import Mark
 if TYPE_CHECKING:
     from projections.engine import Engine
 
-CHUNKS_BETWEEN = 25
+CHUNKS_BETWEEN = 5
 """How many chunks are taken before the live projections are brought up in between."""
 
 SWAPS_MAX = 1_000

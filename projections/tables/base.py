@@ -87,9 +87,10 @@ class Seen:
 
     ``life`` is the allocation that it is about, as it is after it; ``was`` the state, holder, task and
     wait that it had before (None: there was none). ``opened`` are spans that are new, ``closed`` those
-    that ended with it, ``removed`` those that turned out never to have been so. ``let_go`` and
-    ``taken`` are placements (as in the log) that were given up and that were taken. ``shifted`` are
-    all allocations whose ends a ``time_extended`` moved.
+    that ended with it, ``removed`` those that turned out never to have been so. ``ended`` are those
+    of them that are over, each with 1 or, where it was removed, -1 (None: not worked out yet).
+    ``let_go`` and ``taken`` are placements (as in the log) that were given up and that were taken.
+    ``shifted`` are all allocations whose ends a ``time_extended`` moved.
     """
 
     __slots__ = (
@@ -97,6 +98,7 @@ class Seen:
         "at",
         "closed",
         "data",
+        "ended",
         "holder",
         "let_go",
         "life",
@@ -128,6 +130,7 @@ class Seen:
     opened: list[Span]
     closed: list[Span]
     removed: list[Span]
+    ended: list[tuple[Span, int]] | None
     let_go: list[dict[str, Any]] | None
     taken: list[dict[str, Any]] | None
     shifted: list[Any]

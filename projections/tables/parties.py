@@ -150,11 +150,15 @@ class _Parties(Projection):
         """Add what spans came to that have ended, for whose they were at their time."""
         if life.parent is not None:
             return
-        ended = [(span, 1) for span in e.closed]
-        ended += [(span, 1) for span in e.opened if span.until is not None]
-        ended += [(span, -1) for span in e.removed if span.until is not None]
+        if e.ended is None:
+            # Once for both tables.
+            e.ended = [(span, 1) for span in e.closed]
+            e.ended += [(span, 1) for span in e.opened if span.until is not None]
+            e.ended += [(span, -1) for span in e.removed if span.until is not None]
+        if not e.ended:
+            return
         last, granted = None, {}
-        for span, sign in ended:
+        for span, sign in e.ended:
             name = span.holder if self.column == "holder" else span.task
             if name is None:
                 continue
