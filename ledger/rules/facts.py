@@ -129,10 +129,14 @@ def check_fact(fact: Fact, names: set[str] | None = None) -> None:
 
 def _is_small(metadata: dict[str, Any]) -> bool:
     """Whether metadata is a few short texts, which are written out only once for that."""
-    return len(metadata) < 20 and all(
-        type(value) is str and len(value) < 200 and value.isprintable() and name.isprintable()
-        for name, value in metadata.items()
-    )
+    if len(metadata) >= 20:
+        return False
+    for name, value in metadata.items():
+        if type(value) is not str or len(value) >= 200:
+            return False
+        if not (value.isprintable() and name.isprintable()):
+            return False
+    return True
 
 
 def _check_times(fact: Fact) -> None:
