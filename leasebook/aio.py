@@ -131,6 +131,7 @@ class AsyncResourceManager:
     story = _ask(Questions.story)
     verify = _ask(Questions.verify)
     redact = _ask(Questions.redact)
+    correct = _ask(Questions.correct)
     report = _ask(Questions.report)
     at = _ask(Questions.at)
     diff = _ask(Questions.diff)

@@ -179,6 +179,7 @@ class ResourceManager:
     events = _ask(Questions.events)
     verify = _ask(Questions.verify)
     redact = _ask(Questions.redact)
+    correct = _ask(Questions.correct)
     report = _ask(Questions.report)
     at = _ask(Questions.at)
     diff = _ask(Questions.diff)

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING, Any
 
+from leasebook import amending
 from leasebook.mapping import pool_out
-from leasebook.settings import default_holder
 from leasebook.values import AllocationHandle, MetricsSnapshot, MonitoringFilters, refused
 from leasebook.when import rfc3339
 from ledger.book import Book
 from ledger.codec import from_row
-from ledger.commands import Redact
 from ledger.errors import InvalidInput, LedgerReadOnly, LedgerUnavailable, Reason, Refused
 from ledger.events import Event
 from ledger.log import Row
@@ -249,25 +248,26 @@ class Questions:
 
         Raises InvalidInput where there is no such event, or nothing to erase.
         """
-        from ledger.chain import metadata_hash
+        return amending.redact(self._writer, position, reason, by)
 
-        if not reason.strip():
-            raise InvalidInput("a redaction needs a reason", "say why, for the record")
-        row = next(iter(self._writer.log.read(position - 1, position)), None)
-        if row is None:
-            raise InvalidInput(f"there is no event {position}", "see `leasebook events`")
-        if row.metadata is None:
-            raise InvalidInput(f"event {position} carries no metadata", "there is nothing to erase")
-        digest = metadata_hash(row.metadata).hex()
-        command = Redact(
-            command_id=f"redact-{position}-{digest[:16]}",
-            tenant=row.tenant or "default",
-            position=position,
-            metadata_sha256=digest,
-            reason=reason,
-            by=by or default_holder(),
-        )
-        return self._writer.execute(command)
+    def correct(
+        self,
+        position: int,
+        reason: str,
+        *,
+        ended_at: When | datetime | None = None,
+        ended_by: str | None = None,
+        by: str | None = None,
+        command_id: str | None = None,
+    ) -> Receipt:
+        """Say that the event at ``position`` was wrong, and why. The event stays as it is.
+
+        ``ended_at`` and ``ended_by`` tell when and how its allocation really ended, where that was
+        before the record says so: :meth:`at` counts it from then on, unless asked for what was known
+        before. The same, said twice, is recorded once. Raises InvalidInput.
+        """
+        end = None if ended_at is None else self.moments().moment(ended_at).time
+        return amending.correct(self._writer, position, reason, end, ended_by, by, command_id)
 
     def moments(self) -> Moments:
         """The ledger's past, to be asked for the state at a moment."""

@@ -387,13 +387,21 @@ class ExtendTime(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correct(Command):
-    """Say what was really so where an earlier event was wrong."""
+    """Say what was really so where the earlier event at position ``corrects`` was wrong.
+
+    ``facts`` may hold ``ended_at`` (ns UTC) and ``ended_by``: when and how an allocation really ended.
+    ``pool``, ``allocation``, ``holder`` and ``task`` are the corrected event's, as its ``tenant`` is.
+    """
 
     VERB: ClassVar[str] = "correct"
     corrects: int
     reason: str
     by: str
     facts: dict[str, Any] = field(default_factory=dict)
+    pool: str | None = None
+    allocation: str | None = None
+    holder: str | None = None
+    task: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

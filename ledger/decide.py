@@ -41,6 +41,7 @@ from ledger.rules.validity import (
     MAX_BATCH,
     check_amounts,
     check_basis,
+    check_correction,
     check_nodes,
     check_request,
     check_time,
@@ -194,6 +195,8 @@ def _check_other(command: c.AnyCommand) -> None:
         check_amounts(command.consumed, least=0)
     elif isinstance(command, c.Renew | c.RenewHolder | c.Transfer):
         check_time("ttl", command.ttl_ns)
+    elif isinstance(command, c.Correct):
+        check_correction(command.allocation, command.facts)
     if isinstance(command, c.Targeted):
         check_name("holder", command.claim.who)
     if isinstance(command, c.Transfer) and command.process is not None and command.ttl_ns:
@@ -364,7 +367,15 @@ def _record(book: Book, draft: Draft, command: Recording, cause: Cause) -> No | 
             draft.add(extended, tenant="", cause=cause)
         case c.Correct():
             fact = Corrected(command.corrects, command.reason, command.by, command.facts)
-            draft.add(fact, tenant="", cause=cause)
+            draft.add(
+                fact,
+                tenant=command.tenant,
+                pool=command.pool,
+                allocation=command.allocation,
+                holder=command.holder,
+                task=command.task,
+                cause=cause,
+            )
         case c.Redact():
             gone = Redacted(command.position, command.metadata_sha256, command.reason, command.by)
             draft.add(gone, tenant="", cause=cause)

@@ -20,7 +20,6 @@ from ledger.commands import (
     ClearAlert,
     ClosePool,
     CordonNode,
-    Correct,
     ExtendTime,
     JoinNode,
     LeaveNode,
@@ -66,7 +65,6 @@ _LEDGER_WIDE = frozenset(
         RaiseAlert,
         ClearAlert,
         ExtendTime,
-        Correct,
         Redact,
     }
 )

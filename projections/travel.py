@@ -217,21 +217,28 @@ class Travel:
     def _end_late(self, state: State) -> list[Correction]:
         """Count ends that were recorded after the moment though they happened before it."""
         late: list[tuple[Event, Allocation]] = []
+        known: list[tuple[Event, Allocation]] = []
         when = state.when.position, state.when.time
+        upto = state.known.position
         for a in list(state.book.allocations.values()):
             if a.state == "waiting" and a.request.parent is None:
                 # Only what drew on another can have left the queue at a time that is over.
                 continue
-            end = late_end(self.past.log.rows_of_allocation(a.id), *when)
+            rows = self.past.log.rows_of_allocation(a.id)
+            end = late_end(rows, *when)
             if end is not None:
                 late.append((end, a))
-        corrections = []
+            if rows and rows[-1].position > upto:
+                end = late_end([row for row in rows if row.position <= upto], *when)
+            if end is not None:
+                known.append((end, a))
         # What drew on another ends before it, in the record as here.
-        for event, a in sorted(late, key=lambda each: each[0].position):
-            counts = event.position <= state.known.position
-            if counts:
-                _count_ended(state, [(_take_end(state.book, event, a, state.when.time), a)])
+        for event, a in sorted(known, key=_position):
+            _count_ended(state, [(_take_end(state.book, event, a, state.when.time), a)])
+        corrections = []
+        for event, a in sorted(late, key=_position):
             ended = advance(a, event) or a
+            counts = event.position <= upto
             corrections.append(
                 correction(
                     a, "held", "ended", ended.ended_at, ended.ended_by, event, counted=counts
@@ -290,6 +297,10 @@ class Travel:
         """The rows of each allocation of observed pools that may have lived in an interval."""
         for name in self._history.ids(pools, since, until, self.head().time):
             yield self.past.log.rows_of_allocation(name)
+
+
+def _position(late: tuple[Event, Allocation]) -> int:
+    return late[0].position
 
 
 def observed_pools(book: Book) -> frozenset[str]:

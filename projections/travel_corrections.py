@@ -41,21 +41,25 @@ class Correction:
 def late_end(rows: Iterable[Row], position: int, time: int) -> Event | None:
     """The event that ended an allocation by a time, and was written after it; or None.
 
-    What is in the same commit as the moment's position was not found later, but at once.
+    What is in the same commit as the moment's position was not found later, but at once. Of several
+    corrections the last one counts, and before what it corrects.
     """
+    real = told = None
     for row in rows:
         if row.position <= position or row.recorded_at <= time:
             continue
         if row.type in _END_TYPES and row.at <= time:
-            return from_row(row)
+            real = from_row(row)
         if row.type == Corrected.TYPE:
             event = from_row(row)
             body = event.body
             assert isinstance(body, Corrected)
             ended_at = body.facts.get("ended_at")
-            if isinstance(ended_at, int) and ended_at <= time:
-                return replace(event, at=ended_at, body=_end_told_by(body))
-    return None
+            if isinstance(ended_at, int):
+                told = replace(event, at=ended_at, body=_end_told_by(body))
+    if told is not None and told.at <= time:
+        return told
+    return real
 
 
 def _end_told_by(body: Corrected) -> AnyBody:

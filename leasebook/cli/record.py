@@ -1,4 +1,4 @@
-"""The verbs on the record itself: ``events``, ``verify``, ``checkpoint`` and ``redact``."""
+"""The verbs on the record itself: ``events``, ``verify`` and ``checkpoint``."""
 
 from __future__ import annotations
 
@@ -362,32 +362,3 @@ def _write_new(file: str, text: str) -> None:
         raise InvalidInput(f"{file} exists already", "choose another name") from None
     except ValueError:
         raise InvalidInput(f"{file!r} is no file name", "choose another name") from None
-
-
-@verb("redact")
-@click.argument("position", metavar="POS")
-@click.option("--reason", required=True, metavar="TEXT", help="Why, for the record.")
-@click.option("--by", metavar="WHO", help="Who does it; else $LEASEBOOK_HOLDER, or user@host.")
-@click.pass_context
-def redact_command(ctx: click.Context, position: str, reason: str, by: str | None) -> None:
-    """Erase the metadata of one event. Its hash stays, so that the proof still holds."""
-    session = session_of(ctx)
-    at = position_in(position)
-    with session.open() as room:
-        log = room.ledger.writer.log
-        receipt = room.ask.redact(at, reason, by=by)
-    # Closing the ledger has tried once more to overwrite what readers kept in use.
-    pending = getattr(log, "erasure_pending", False)
-    document = {
-        "outcome": receipt.outcome,
-        "positions": list(receipt.positions),
-        "redacted": at,
-        "erasure_pending": pending,
-        "replayed": receipt.replayed,
-    }
-    session.answer(document, f"redacted  the metadata of event {at}")
-    if pending:
-        session.note(
-            "a program is reading the ledger: the erased text lies in its file until every program"
-            " that has it open has closed it"
-        )

@@ -6,6 +6,8 @@ command that passes here can break the accounts.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ledger.amounts import AMOUNT_MAX, RESOURCES_MAX, check_name, check_resource_name
 from ledger.errors import InvalidInput
 from ledger.policy import STRATEGIES
@@ -61,6 +63,21 @@ def check_time(what: str, value: int | None) -> None:
         raise InvalidInput(
             f"{what} of {value!r} ns is not a duration from 1 ns to 10 years", "give another"
         )
+
+
+def check_correction(allocation: str | None, facts: dict[str, Any]) -> None:
+    """What a person may say of an earlier event: when an allocation really ended, and how."""
+    if facts.keys() - {"ended_at", "ended_by"}:
+        raise InvalidInput(
+            "a correction tells when and how an allocation ended", "say all else in its reason"
+        )
+    at, by = facts.get("ended_at"), facts.get("ended_by")
+    if facts and (allocation is None or type(at) is not int or not 0 <= at < 2**63):
+        raise InvalidInput(
+            "a correction's facts tell when an allocation ended", "name the time, in ns since 1970"
+        )
+    if by is not None:
+        check_name("ending", by)
 
 
 def check_request(request: Request) -> None:

@@ -266,7 +266,15 @@ _PLAIN: dict[type, Callable[[Event, Any], c.AnyCommand]] = {
         **_base(v), by_ns=b.by_ns, since=b.since, until=b.until, why=b.why
     ),
     e.Corrected: lambda v, b: c.Correct(
-        **_base(v), corrects=b.corrects, reason=b.reason, by=b.by, facts=b.facts
+        **_base(v),
+        corrects=b.corrects,
+        reason=b.reason,
+        by=b.by,
+        facts=b.facts,
+        pool=v.pool,
+        allocation=v.allocation,
+        holder=v.holder,
+        task=v.task,
     ),
     e.Redacted: lambda v, b: c.Redact(
         **_base(v),

@@ -404,10 +404,54 @@ def test_a_correction_that_names_no_allocation_changes_nothing_about_what_was_he
     _bound(ledger)
     ledger.clock.run(10)
     asked = _now(ledger)
-    command = Correct(command_id="c", corrects=3, reason="misread", by="op", facts={"ended_at": 1})
-    ledger.do(command)
-    # It names no allocation in its envelope, so it changes nothing about what was held.
+    facts = {"ended_at": 1}
+    with pytest.raises(InvalidInput, match="when an allocation ended"):
+        ledger.do(Correct(command_id="c", corrects=3, reason="misread", by="op", facts=facts))
+    ledger.do(Correct(command_id="c", corrects=3, reason="misread", by="op"))
     assert len(at(travel_of(ledger), asked).held()) == 1
+
+
+def test_an_end_that_was_found_out_later_counts_from_when_it_was_and_what_was_known_is_kept(
+    ledger: Ledger,
+) -> None:
+    ledger.pool(n1={"cpu": 4000})
+    a = ledger.got(2000)
+    granted = _now(ledger)
+    ledger.clock.run(10)
+    first_told, second_told = granted + 3 * SECOND, granted + 6 * SECOND
+    ledger.release(a)
+    believed = []
+    for number, ended_at in enumerate((first_told, second_told)):
+        ledger.clock.run(1)
+        believed.append(_now(ledger))
+        ledger.clock.run(1)
+        ledger.do(
+            Correct(
+                command_id=f"c{number}",
+                corrects=ledger.events()[-1].position,
+                reason="found out",
+                by="op",
+                facts={"ended_at": ended_at, "ended_by": "crashed"},
+                pool="box",
+                allocation=a,
+            )
+        )
+    ledger.clock.run(1)
+    travel = travel_of(ledger)
+
+    def held(seconds: int, known: int | None = None) -> bool:
+        return a in [x.id for x in at(travel, granted + seconds * SECOND, known).held()]
+
+    # The last correction counts: it ended after six seconds.
+    assert [held(s) for s in (1, 4, 7, 9)] == [True, True, False, False]
+    # Before it was made, three seconds were believed; before the first one, what was recorded.
+    assert [held(s, believed[1]) for s in (1, 4, 7, 9)] == [True, False, False, False]
+    assert [held(s, believed[0]) for s in (1, 4, 7, 9)] == [True, True, True, True]
+    (told,) = at(travel, granted + 7 * SECOND, believed[0]).corrections
+    assert (told.believed, told.found, told.ended_by, told.counted) == (
+        "held", "ended", "crashed", False,
+    )  # fmt: skip
+    assert told.ended_at == second_told
 
 
 # --- bad input -----------------------------------------------------------------------------------
