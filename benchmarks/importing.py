@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +10,7 @@ from time import process_time
 
 from benchmarks.bench import Bench
 from benchmarks.table import Result
+from leasebook.__main__ import COLLECT_AFTER_OBJECTS
 from leasebook.importers.base import Options
 from leasebook.importers.rejects import Rejects
 from leasebook.importers.runner import Reading, Runner, Summary
@@ -53,13 +55,19 @@ def write_log(path: Path, rows: int, seed: int = 7) -> None:
 
 
 def _import(path: Path, writer: Writer) -> tuple[Summary, float]:
-    begun = process_time()
-    with (
-        Reading("sacct", str(path), Options()) as reading,
-        Rejects(path.with_suffix(".rejects")) as rejects,
-    ):
-        summary = Runner(writer, reading, rejects).run()
-    return summary, process_time() - begun
+    usual = gc.get_threshold()
+    # As in a process of the command line.
+    gc.set_threshold(COLLECT_AFTER_OBJECTS)
+    try:
+        begun = process_time()
+        with (
+            Reading("sacct", str(path), Options()) as reading,
+            Rejects(path.with_suffix(".rejects")) as rejects,
+        ):
+            summary = Runner(writer, reading, rejects).run()
+        return summary, process_time() - begun
+    finally:
+        gc.set_threshold(*usual)
 
 
 def importing(bench: Bench) -> list[Result]:
