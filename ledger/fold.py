@@ -8,6 +8,7 @@ from ledger.book import Book
 from ledger.codec import from_row
 from ledger.events import UsageRecorded
 from ledger.evolve import evolve
+from ledger.garbage import uncollected
 from ledger.log import Row
 
 PASSED_OVER = frozenset({UsageRecorded.TYPE})
@@ -33,3 +34,9 @@ def fold(book: Book, rows: Iterable[Row]) -> Row | None:
         else:
             evolve(book, from_row(row))
     return row
+
+
+def fold_many(book: Book, rows: Iterable[Row]) -> Row | None:
+    """As :func:`fold`, for as many rows as a whole log has."""
+    with uncollected():
+        return fold(book, rows)

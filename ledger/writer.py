@@ -22,7 +22,7 @@ from ledger.codec import UnknownEvent, from_row
 from ledger.commands import AnyCommand, OpenLedger
 from ledger.errors import LeasebookError, LedgerCorrupt, LedgerUnavailable
 from ledger.events import Checkpointed, Event
-from ledger.fold import fold
+from ledger.fold import fold, fold_many
 from ledger.group import Group, Ticket
 from ledger.log import EMPTY, Head, Log, Row
 from ledger.receipts import Receipt, fold_allocation
@@ -214,8 +214,9 @@ class Writer:
                     self._hash = EMPTY.hash if head is None else head.hash
             if not book.position:
                 self._hash = EMPTY.hash
+        many = self._book is None
         self._book = None
-        last = fold(book, read(book.position))
+        last = (fold_many if many else fold)(book, read(book.position))
         if last is not None:
             self._hash = last.hash
         self._book = book

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ledger.errors import LedgerUnavailable
+from ledger.garbage import uncollected
 from ledger.log import GENESIS
 from ledger.quick import replace
 from ledger.sqlite_driver import connect, sqlite3
 from ledger.sqlite_file import needs_immutable
 from projections import views_file as views
-from projections.feeding import KNOWN, LIVES, Feed, Stopped, uncollected
+from projections.feeding import KNOWN, LIVES, Feed, Stopped
 from projections.past import Readable
 from projections.standing import Progress, Status, known_names, status_of
 from projections.tables import PROJECTIONS

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 import orjson
@@ -23,20 +21,6 @@ KNOWN = {cls.TYPE: cls.SCHEMA for cls in get_args(AnyBody)}
 LIVES = "allocations"
 _PASSED_ON = (LeasebookError, *DRIVER_ERRORS, OSError, MemoryError)
 """What is no fault of a projection: it stays where it is, and the caller hears of it."""
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No search for circular garbage while a chunk is worked out: it makes none, and it makes much that
-    would be searched in vain, for a tenth of the time."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 class Stopped(Exception):

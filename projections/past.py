@@ -15,7 +15,7 @@ from ledger.codec import from_row
 from ledger.errors import InvalidInput
 from ledger.events import Checkpointed
 from ledger.fields import dump, load
-from ledger.fold import fold
+from ledger.fold import fold_many
 from ledger.log import Head, Row
 from ledger.snapshots import Snapshots
 
@@ -106,7 +106,7 @@ class Past:
         if book is None:
             # A fork keeps no account of what stands where, which what is due is found by.
             book = Book() if self._begins_with is None else load(dump(self._begins_with))
-        fold(book, self._rows_onwards(book, position))
+        fold_many(book, self._rows_onwards(book, position))
         return book
 
     def _rows_onwards(self, book: Book, upto: int) -> Iterator[Row]:

@@ -11,10 +11,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ledger.errors import LedgerUnavailable
+from ledger.garbage import uncollected
 from ledger.log import GENESIS
 from ledger.quick import replace
 from projections import views_file as views
-from projections.feeding import Feed, Stopped, uncollected, with_lives
+from projections.feeding import Feed, Stopped, with_lives
 from projections.tables import PROJECTIONS
 from projections.views_file import Mark
 
