@@ -20,7 +20,8 @@ from ledger.requests import NodeSpec, Request
 from ledger.writer import Writer, begin
 from projections.past import Past
 from reports.simulate.arrivals import CARDS, in_order, mix_of, run
-from reports.simulate.lifetimes import Simulation, jobs_of
+from reports.simulate.jobs import jobs_of
+from reports.simulate.lifetimes import Simulation
 from reports.simulate.openb import read_nodes, read_pods
 from reports.whatif import Changes, ask
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from leasebook.cli.options import session_of, verb
+from leasebook.cli.options import pairs_in, session_of, verb
 from leasebook.cli.text import span_text, table
 
 if TYPE_CHECKING:
     from ledger.requests import NodeSpec
-    from reports.simulate.lifetimes import Job
-    from reports.simulate.openb import Arrival
+    from reports.simulate.arrivals import Outcome
+    from reports.simulate.traces import Arrival
 
 ARRIVALS_SHOWN = ("random", "best_fit", "fragmentation_aware")
 LEVELS = (50, 80, 90, 100, 110, 120, 130)
+ONLY_FOR = {
+    "openb": ("nodes",),
+    "csv": ("node", "columns"),
+    "--arrivals-only": ("inflate", "seeds", "ignore_models"),
+    "lifetimes": ("speedup", "wait", "order"),
+}
+"""Which options mean something only for a format, or for one of the two ways to simulate."""
 
 
 @verb("simulate")
@@ -61,24 +68,13 @@ def simulate_command(ctx: click.Context, /, **given: Any) -> None:
     come, in a shuffled order for each seed, until demand is --inflate times the cards there are.
     """
     from ledger.errors import InvalidInput
-    from ledger.policy import STRATEGIES
 
     session = session_of(ctx)
-    unknown = [name for name in given["strategy"] if name not in STRATEGIES]
-    if unknown:
-        raise InvalidInput(
-            f"there is no strategy {unknown[0]!r}", f"there are {', '.join(STRATEGIES)}"
-        )
+    _check_options(ctx, given)
     try:
-        nodes, trace, jobs, timeless = _read(given, ctx)
-        if given["arrivals_only"]:
-            document, text = _arrivals(given, nodes, trace)
-        else:
-            document, text = _lifetimes(given, nodes, jobs, timeless)
-    except FileNotFoundError as error:
-        raise InvalidInput(f"there is no file {error.filename}", "give its path") from None
-    except UnicodeDecodeError:
-        raise InvalidInput("the trace is not UTF-8 text", "is it compressed?") from None
+        nodes, trace = _read(given)
+        way = _arrivals if given["arrivals_only"] else _lifetimes
+        document, text = way(given, nodes, trace)
     except ValueError as error:
         if isinstance(error, InvalidInput):
             raise
@@ -86,37 +82,74 @@ def simulate_command(ctx: click.Context, /, **given: Any) -> None:
     session.answer(document, text)
 
 
-def _read(
-    given: dict[str, Any], ctx: click.Context
-) -> tuple[list[NodeSpec], list[Arrival], list[Job], int]:
-    """The nodes, the trace for an order of arrival, its jobs, and how many of them have no time."""
-    from leasebook.cli.options import pairs_in
-    from reports.simulate.lifetimes import cut, hastened, jobs_of
-    from reports.simulate.openb import Arrival, read_nodes, read_pods
+def _check_options(ctx: click.Context, given: dict[str, Any]) -> None:
+    """Raises InvalidInput, or UsageError, for options that make no sense, or none together."""
+    from click.core import ParameterSource
+
+    from ledger.errors import InvalidInput
+    from ledger.policy import STRATEGIES
+
+    names = given["strategy"]
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown:
+        raise InvalidInput(
+            f"there is no strategy {unknown[0]!r}", f"there are {', '.join(STRATEGIES)}"
+        )
+    twice = [name for name in STRATEGIES if names.count(name) > 1]
+    if twice:
+        raise InvalidInput(f"--strategy {twice[0]} is given twice", "name each strategy once")
+    mode = "--arrivals-only" if given["arrivals_only"] else "lifetimes"
+    flags = {param.name: param.opts[0] for param in ctx.command.params}
+    for where, options in ONLY_FOR.items():
+        stray = [o for o in options if ctx.get_parameter_source(o) is not ParameterSource.DEFAULT]
+        if stray and where not in (given["format_"], mode):
+            kind = "the format" if where in ("openb", "csv") else "a simulation with"
+            raise click.UsageError(f"{flags[stray[0]]} is only for {kind} {where}", ctx)
+    if given["format_"] == "openb" and given["nodes"] is None:
+        raise click.UsageError("the openb format needs --nodes FILE", ctx)
+    if given["format_"] == "csv" and not (given["node"] and given["columns"]):
+        raise click.UsageError("the csv format needs --node and --map", ctx)
+    if given["nodes"] == given["trace"] == "-":
+        raise click.UsageError("only one file can be standard input", ctx)
+
+
+def _read(given: dict[str, Any]) -> tuple[list[NodeSpec], list[Arrival]]:
+    """The nodes that are left to simulate with, and the trace."""
+    from reports.simulate.jobs import cut
+    from reports.simulate.openb import read_nodes, read_pods
     from reports.simulate.table_trace import read_table
 
+    path = Path(given["trace"])
     if given["format_"] == "openb":
-        if given["nodes"] is None:
-            raise click.UsageError("the openb format needs --nodes FILE", ctx)
         nodes = read_nodes(Path(given["nodes"]))
-        trace = read_pods(Path(given["trace"]))
-        jobs, timeless = jobs_of(trace)
+        trace = read_pods(path)
     else:
-        if not given["node"] or not given["columns"]:
-            raise click.UsageError("the csv format needs --node and --map", ctx)
         nodes = _nodes_in(given["node"])
-        jobs, timeless = (
-            read_table(Path(given["trace"]), pairs_in("--map", given["columns"].split(","))),
-            0,
-        )
-        trace = [Arrival(job.name, job.request, job.arrived_s) for job in jobs]
+        trace = read_table(path, pairs_in("--map", given["columns"].split(",")))
+        _check_resources(nodes, trace)
+    if not trace:
+        raise ValueError(f"{path.name} asks for nothing: it has a head and no line")
     if given["nodes_first"] is not None:
         nodes = nodes[: given["nodes_first"]]
     if given["cut"] is not None:
         nodes = cut(nodes, given["cut"])
-    if given["speedup"] is not None:
-        jobs = hastened(jobs, given["speedup"])
-    return nodes, trace, jobs, timeless
+    if not nodes:
+        raise ValueError("there is no node to simulate with")
+    return nodes, trace
+
+
+def _check_resources(nodes: Iterable[NodeSpec], trace: Iterable[Arrival]) -> None:
+    """Raises InvalidInput where a trace asks for what no node has, such as a misspelt column."""
+    from ledger.errors import InvalidInput
+
+    there = {resource for spec in nodes for resource in spec.capacity}
+    for arrival in trace:
+        for resource in arrival.request.amounts:
+            if resource not in there:
+                raise InvalidInput(
+                    f"the trace asks for {resource}, and no node has any",
+                    "give it to a --node, or leave it out of --map",
+                )
 
 
 def _nodes_in(given: Iterable[str]) -> list[NodeSpec]:
@@ -149,7 +182,7 @@ def _tell(line: str) -> None:
 def _arrivals(
     given: dict[str, Any], nodes: list[NodeSpec], trace: list[Arrival]
 ) -> tuple[dict[str, Any], str]:
-    from reports.simulate.arrivals import Outcome, experiment
+    from reports.simulate.arrivals import experiment, never_fitting
 
     names = given["strategy"] or ARRIVALS_SHOWN
     inflate = given["inflate"]
@@ -165,50 +198,36 @@ def _arrivals(
     levels = [level for level in LEVELS if level <= last]
     if last not in levels:
         levels.append(last)
-    rows = []
-    for name, outcomes in found.items():
-        for level in levels:
-            moments = [m for o in outcomes if (m := o.at(level)) is not None]
-            if moments:
-                allocated = [m.allocated for m in moments]
-                fragmented = [m.fragmented for m in moments]
-                rows.append(_level(name, level, allocated, fragmented))
     document = {
         "mode": "arrivals",
         "nodes": len(nodes),
         "requests": len(trace),
+        "never_fitting": never_fitting(nodes, trace),
         "inflate": inflate,
         "seeds": given["seeds"],
         "models": models,
-        "rows": rows,
+        "rows": [
+            _level(name, level, outcomes) for name, outcomes in found.items() for level in levels
+        ],
+        "courses": [
+            {"strategy": o.strategy, "seed": o.seed, "arrivals": o.arrivals, "granted": o.granted}
+            for outcomes in found.values()
+            for o in outcomes
+        ],
     }
-    shown = [
-        (
-            row["strategy"],
-            f"{row['arrived']} %",
-            f"{row['allocated']['mean']:.2f} %",
-            f"{row['allocated']['sd']:.2f}",
-            f"{row['allocated']['min']:.2f} – {row['allocated']['max']:.2f}",
-            f"{row['fragmented']['mean']:.2f} %",
-        )
-        for row in rows
-    ]
-    head = ("STRATEGY", "DEMAND", "ALLOCATED", "SD", "RANGE", "FRAGMENTED")
-    title = f"{len(nodes)} nodes, arrivals only, {given['seeds']} seeds; percent of all cards"
-    return document, f"{title}\n{table(head, shown)}"
+    return document, _arrivals_text(document)
 
 
-def _level(
-    name: str, level: int, allocated: list[float], fragmented: list[float]
-) -> dict[str, Any]:
-    def figures(values: list[float]) -> dict[str, float]:
+def _level(name: str, level: int, outcomes: list[Outcome]) -> dict[str, Any]:
+    def figures(values: Sequence[float]) -> dict[str, float | None]:
         return {
             "mean": round(fmean(values), 4),
-            "sd": round(stdev(values), 4) if len(values) > 1 else 0.0,
+            "sd": round(stdev(values), 4) if len(values) > 1 else None,
             "min": round(min(values), 4),
             "max": round(max(values), 4),
         }
 
+    allocated, fragmented = zip(*(outcome.stood(level) for outcome in outcomes), strict=True)
     return {
         "strategy": name,
         "arrived": level,
@@ -217,47 +236,82 @@ def _level(
     }
 
 
+def _arrivals_text(document: dict[str, Any]) -> str:
+    shown = [
+        (
+            row["strategy"],
+            f"{row['arrived']} %",
+            f"{row['allocated']['mean']:.2f} %",
+            "-" if row["allocated"]["sd"] is None else f"{row['allocated']['sd']:.2f}",
+            f"{row['allocated']['min']:.2f} – {row['allocated']['max']:.2f}",
+            f"{row['fragmented']['mean']:.2f} %",
+        )
+        for row in document["rows"]
+    ]
+    head = ("STRATEGY", "DEMAND", "ALLOCATED", "SD", "RANGE", "FRAGMENTED")
+    nodes, seeds = _number(document["nodes"], "node"), _number(document["seeds"], "seed")
+    lines = [f"{nodes}, arrivals only, {seeds}; percent of all cards", table(head, shown)]
+    if document["never_fitting"]:
+        of = f"{document['never_fitting']} of {_number(document['requests'], 'request')}"
+        lines.append(f"{of} in the trace fit on no node, even when it is empty")
+    return "\n".join(lines)
+
+
 # --- with lifetimes ------------------------------------------------------------------------------
 
 
 def _lifetimes(
-    given: dict[str, Any], nodes: list[NodeSpec], jobs: list[Job], timeless: int
+    given: dict[str, Any], nodes: list[NodeSpec], trace: list[Arrival]
 ) -> tuple[dict[str, Any], str]:
     from ledger.amounts import parse_duration_ns
+    from reports.simulate.jobs import hastened, jobs_of
     from reports.simulate.lifetimes import Simulation
 
-    if not nodes or not jobs:
-        raise ValueError("there is nothing to simulate: no node, or no request with a time")
+    jobs, assumed = jobs_of(trace)
+    if not jobs:
+        raise ValueError("there is nothing to simulate: no request has a time of arrival")
+    if given["speedup"] is not None:
+        jobs = hastened(jobs, given["speedup"])
     wait = given["wait"]
-    wait_s = None if wait is None else parse_duration_ns(wait, allow_zero=True) // 10**9
+    wait_ns = None if wait is None else parse_duration_ns(wait, allow_zero=True)
     policy = {} if given["order"] is None else {"order": given["order"]}
     courses = []
     for name in given["strategy"] or ("fragmentation_aware",):
-        simulation = Simulation(nodes, jobs, name, wait_s=wait_s, policy=policy)
+        simulation = Simulation(nodes, jobs, name, wait_ns=wait_ns, policy=policy)
         courses.append(
             simulation.run(lambda number, name=name: _tell(f"{name}: {number} of {len(jobs)}"))  # type: ignore[misc]
         )
         _tell("")
-    rows = [course.to_json() for course in courses]
     document = {
         "mode": "lifetimes",
         "nodes": len(nodes),
         "requests": len(jobs),
-        "without_a_time": timeless,
-        "rows": rows,
+        "without_a_time": assumed.without_a_time,
+        "without_an_end": assumed.without_an_end,
+        "never_ran": assumed.never_ran,
+        "never_ran_held_s": None if assumed.typical_ns is None else assumed.typical_ns / 10**9,
+        "rows": [course.to_json() for course in courses],
     }
     return document, _lifetimes_text(document)
 
 
 def _lifetimes_text(document: dict[str, Any]) -> str:
     rows = document["rows"]
-    lines = [f"{document['nodes']} nodes, {document['requests']} requests with their lifetimes"]
+    nodes, requests = _number(document["nodes"], "node"), _number(document["requests"], "request")
+    lines = [
+        f"{nodes}, {requests} with {'its lifetime' if document['requests'] == 1 else 'their lifetimes'}"
+    ]
     facts: list[tuple[str, list[str]]] = [
         ("granted", [str(r["granted"]) for r in rows]),
         ("waited first", [str(r["waited"]) for r in rows]),
         ("refused", [str(sum(r["refused"].values())) for r in rows]),
+    ]
+    for reason in sorted({reason for r in rows for reason in r["refused"]}):
+        facts.append((f"  {reason}", [str(r["refused"].get(reason, 0)) for r in rows]))
+    facts += [
         ("timed out", [str(r["timed_out"]) for r in rows]),
         ("waiting at the end", [str(r["waiting_at_end"]) for r in rows]),
+        ("  longest by then", [_span(r["waiting_s_max"]) for r in rows]),
         ("wait, mean", [_span(r["wait_s_mean"]) for r in rows]),
         ("wait, median", [_span(r["wait_s_median"]) for r in rows]),
         ("wait, 95 %", [_span(r["wait_s_p95"]) for r in rows]),
@@ -271,9 +325,29 @@ def _lifetimes_text(document: dict[str, Any]) -> str:
         facts.append(("cards fragmented", [f"{100 * fmean(each):.1f} %" for each in known]))
     head = ("", *(r["strategy"] for r in rows))
     lines.append(table(head, [(name, *values) for name, values in facts]))
-    if document["without_a_time"]:
-        lines.append(f"{document['without_a_time']} requests have no time of arrival; left out")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_assumed(document)])
+
+
+def _assumed(document: dict[str, Any]) -> list[str]:
+    """What the figures leave out or take for granted, a line each."""
+    lines = []
+    if any(r["waiting_at_end"] for r in document["rows"]):
+        lines.append("waits are of what was granted; what still waits at the end is not among them")
+    if n := document["without_a_time"]:
+        lines.append(f"requests have no time of arrival and are left out: {n}")
+    if n := document["never_ran"]:
+        held = document["never_ran_held_s"]
+        long = (
+            "as long as they were there" if held is None else f"{_span(held)}, the others' median"
+        )
+        lines.append(f"requests never ran in the trace and are taken to hold for {long}: {n}")
+    if n := document["without_an_end"]:
+        lines.append(f"requests have no end and hold to the end: {n}")
+    return lines
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _span(seconds: float | None) -> str:

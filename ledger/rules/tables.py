@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
 
 NODES_LEAST = 64
-"""Smaller spaces have no table."""
+"""Smaller spaces have no table, unless looking at a node takes long."""
 PATIENCE = 30_000
 GRADIENT_WEIGHT = 20
 """How many times longer a look at a node takes when its fragmentation is worked out."""
@@ -254,7 +254,7 @@ class _Kept:
 def of(space: Space, weight: int = 1) -> Table | None:
     """The table of a space as it is now; None where looking at the nodes themselves is better."""
     global _looked_at
-    if len(space.nodes) < NODES_LEAST:
+    if len(space.nodes) * weight < NODES_LEAST:
         return None
     for kept in _latest:
         if kept.changed is space.changed:

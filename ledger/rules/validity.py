@@ -18,6 +18,8 @@ MAX_TIME_NS = 10 * 366 * 86_400 * 1_000_000_000
 MAX_BATCH = 10_000
 MAX_NODES = 20_000
 MAX_LABELS = 64
+MAX_CARDS = 10_000
+"""Of one resource on one node; each is kept account of."""
 BASIS_MAX = 500
 
 
@@ -147,6 +149,12 @@ def check_nodes(nodes: tuple[NodeSpec, ...], *, least: int = 0) -> None:
                     f"node {node.name!r} cannot have {amount / CARD:g} of {resource}: a node's"
                     " cards are whole",
                     "give a whole number",
+                )
+            if resource in CARD_RESOURCES and amount > MAX_CARDS * CARD:
+                raise InvalidInput(
+                    f"node {node.name!r} cannot have {amount // CARD} of {resource}: a node has at"
+                    f" most {MAX_CARDS} cards",
+                    "give it fewer, or name its nodes",
                 )
         if node.labels is not None and len(node.labels) > MAX_LABELS:
             raise InvalidInput(

@@ -18,12 +18,14 @@ from ledger.nodes import Node, node_from
 from ledger.requests import CARD_RESOURCES, NodeSpec, Placement, Request
 from ledger.rules.fragmentation import Typical, cards_left, fragments, typical_of
 from ledger.rules.placement import Wish, place
+from ledger.rules.validity import check_nodes
 from ledger.spaces import Space
-from reports.simulate.openb import Arrival
+from reports.simulate.traces import Arrival
 
 NODE_PODS_MAX = 1_001
 """The most requests that one node takes, as in the experiment."""
-ARRIVALS_MAX = 10_000_000
+ARRIVALS_MAX = 1_000_000
+"""The most requests that one order may hold."""
 (CARDS,) = CARD_RESOURCES
 
 Decide = Callable[[Space, Mix, Wish], tuple[Placement, ...] | None]
@@ -33,7 +35,8 @@ def in_order(trace: Sequence[Arrival], capacity: int, inflate: float, seed: int)
     """The order of arrival: by name, shuffled by the seed, then drawn with replacement.
 
     Draws until the demand for cards reaches ``inflate`` × ``capacity`` (thousandths of a card).
-    Raises ValueError where nothing in the trace asks for cards and more is to be drawn.
+    Raises ValueError where nothing in the trace asks for cards and more is to be drawn, and where
+    that takes more than :data:`ARRIVALS_MAX` requests.
     """
     by_name = sorted(trace, key=lambda arrival: arrival.name)
     random = Random(seed)
@@ -42,7 +45,12 @@ def in_order(trace: Sequence[Arrival], capacity: int, inflate: float, seed: int)
     demand = sum(cards_of(arrival.request) for arrival in order)
     if demand < inflate * capacity and not demand:
         raise ValueError("nothing in the trace asks for cards, so its demand cannot be inflated")
-    while demand < inflate * capacity and len(order) < ARRIVALS_MAX:
+    while demand < inflate * capacity:
+        if len(order) >= ARRIVALS_MAX:
+            raise ValueError(
+                f"after {ARRIVALS_MAX} requests their demand is {100 * demand / capacity:.2g} % of the"
+                " cards: take fewer nodes, or a smaller --inflate"
+            )
         drawn = random.choice(by_name)
         order.append(drawn)
         demand += cards_of(drawn.request)
@@ -76,12 +84,13 @@ class Moment:
     """How things stood when demand had reached a whole percentage of the cards.
 
     ``allocated`` and ``fragmented`` are percent of the cluster's cards, means over all arrivals
-    that round to ``arrived``.
+    that round to ``arrived``; ``last`` are the same two after the last of these arrivals.
     """
 
     arrived: int
     allocated: float
     fragmented: float
+    last: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +101,22 @@ class Outcome:
     seed: int
     arrivals: int
     granted: int
+    fragmented_first: float
     moments: tuple[Moment, ...]
 
     def at(self, arrived: int) -> Moment | None:
-        """The moment at a percentage of demand, or None where it was never reached."""
+        """The moment at a percentage of demand, or None where no arrival rounds to it."""
         return next((m for m in self.moments if m.arrived == arrived), None)
+
+    def stood(self, arrived: int) -> tuple[float, float]:
+        """What was allocated and fragmented when demand stood at or passed a percentage.
+
+        Where no arrival rounds to it, things stood as the last arrival before it had left them.
+        """
+        moment = next((m for m in reversed(self.moments) if m.arrived <= arrived), None)
+        if moment is None:
+            return 0.0, self.fragmented_first
+        return (moment.allocated, moment.fragmented) if moment.arrived == arrived else moment.last
 
 
 class _Cluster:
@@ -133,6 +153,27 @@ class _Cluster:
         return 0.0 if self.typical is None else self.percent(self.fragments / self.typical.total)
 
 
+class _Sum:
+    """What stood after each of the arrivals that round to one percentage."""
+
+    __slots__ = ("allocated", "count", "fragmented", "last")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.allocated = self.fragmented = 0.0
+        self.last = (0.0, 0.0)
+
+    def add(self, cluster: _Cluster) -> None:
+        self.last = (cluster.percent(cluster.allocated), cluster.fragmented())
+        self.count += 1
+        self.allocated += self.last[0]
+        self.fragmented += self.last[1]
+
+    def moment(self, arrived: int) -> Moment:
+        count = self.count
+        return Moment(arrived, self.allocated / count, self.fragmented / count, self.last)
+
+
 def run(
     nodes: Sequence[NodeSpec],
     order: Sequence[Arrival],
@@ -145,8 +186,9 @@ def run(
     cluster = _Cluster(nodes, typical_of(mix))
     if not cluster.capacity:
         raise ValueError("the nodes have no cards, and this experiment counts cards")
-    sums: dict[int, tuple[int, float, float]] = {}
+    sums: dict[int, _Sum] = {}
     demand = granted = 0
+    fragmented_first = cluster.fragmented()
     for number, arrival in enumerate(order):
         draw = int.from_bytes(sha256(f"{seed}#{number}".encode()).digest()[:8], "big")
         wish = Wish(arrival.request, strategy, draw, cluster.full)
@@ -155,14 +197,22 @@ def run(
             granted += 1
         demand += cards_of(arrival.request)
         arrived = round(cluster.percent(demand))
-        count, allocated, fragmented = sums.get(arrived, (0, 0.0, 0.0))
-        sums[arrived] = (
-            count + 1,
-            allocated + cluster.percent(cluster.allocated),
-            fragmented + cluster.fragmented(),
-        )
-    moments = (Moment(p, a / n, f / n) for p, (n, a, f) in sorted(sums.items()))
-    return Outcome(strategy, seed, len(order), granted, tuple(moments))
+        sums.setdefault(arrived, _Sum()).add(cluster)
+    moments = tuple(sums[arrived].moment(arrived) for arrived in sorted(sums))
+    return Outcome(strategy, seed, len(order), granted, fragmented_first, moments)
+
+
+def never_fitting(nodes: Sequence[NodeSpec], trace: Iterable[Arrival]) -> int:
+    """How many requests of a trace fit on none of the nodes, even when all are empty."""
+    space = Space("empty", {spec.name: node_from(spec) for spec in nodes})
+    fits: dict[Shape, bool] = {}
+    count = 0
+    for arrival in trace:
+        shape = shape_of(arrival.request)
+        if shape not in fits:
+            fits[shape] = place(space, Mix(), Wish(arrival.request, "first_fit")) is not None
+        count += not fits[shape]
+    return count
 
 
 def experiment(
@@ -174,7 +224,11 @@ def experiment(
     *,
     models: bool = True,
 ) -> Iterator[Outcome]:
-    """Each strategy over the same orders, one for each seed; ``models`` as in :func:`mix_of`."""
+    """Each strategy over the same orders, one for each seed; ``models`` as in :func:`mix_of`.
+
+    Raises InvalidInput for nodes that no ledger would take, such as two of one name.
+    """
+    check_nodes(tuple(nodes))
     capacity = sum(spec.capacity.get(CARDS, 0) for spec in nodes)
     mix = mix_of(trace, models=models)
     names = tuple(strategies)

@@ -1,122 +1,94 @@
 """The openb format: nodes and pods of a cluster that shares GPUs, as two CSV files.
 
 Nodes: ``sn, cpu_milli, memory_mib, gpu, model``. Pods: ``name, cpu_milli, memory_mib, num_gpu,
-gpu_milli`` (of each GPU), ``gpu_spec`` (models, ``A|B``), ``creation_time, deletion_time`` (seconds).
-From https://github.com/hkust-adsl/kubernetes-scheduler-simulator (Apache-2.0).
+gpu_milli`` (of each GPU), ``gpu_spec`` (models, ``A|B``), ``creation_time, scheduled_time,
+deletion_time`` (seconds). From https://github.com/hkust-adsl/kubernetes-scheduler-simulator
+(Apache-2.0).
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from ledger.amounts import InvalidValue
-from ledger.requests import CARD, Amounts, NodeSpec, Request
+from ledger.requests import CARD, NodeSpec, Request
+from ledger.rules.validity import check_nodes
+from reports.simulate.traces import SECOND, Arrival, BadTrace, asked, at, rows, whole
 
 MEBIBYTE = 2**20
 MODEL = "model"
 """The label that says which GPUs a node has."""
+CARDS_MAX = 1_000
+"""The most GPUs that one node may have."""
 _NODE_COLUMNS = ("sn", "cpu_milli", "memory_mib", "gpu", "model")
 _POD_COLUMNS = ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec")
 
 
-class BadTrace(InvalidValue):
-    """A file that is not the trace it should be: which line, and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A request of a trace: its name, what it asks for, and when it came and went (seconds).
-
-    The times are None where the trace does not say.
-    """
-
-    name: str
-    request: Request
-    arrived_s: int | None = None
-    left_s: int | None = None
-
-
 def read_nodes(path: Path) -> list[NodeSpec]:
     """The nodes of a cluster, in the file's order. Raises BadTrace for a line that is not a node."""
-    nodes = []
-    for line, row in _rows(path, _NODE_COLUMNS):
-        capacity = _amounts(
-            {
-                "cpu": _whole(path, line, row, "cpu_milli"),
-                "memory": _whole(path, line, row, "memory_mib") * MEBIBYTE,
-                "gpu": _whole(path, line, row, "gpu") * CARD,
-            }
+    nodes: dict[str, NodeSpec] = {}
+    for where, row in rows(path, _NODE_COLUMNS):
+        spec = _node(where, row)
+        if spec.name in nodes:
+            raise BadTrace(f"{where} names node {spec.name!r} again", "name each node once")
+        nodes[spec.name] = spec
+    return list(nodes.values())
+
+
+def _node(where: str, row: dict[str, str]) -> NodeSpec:
+    cards = whole(where, row, "gpu")
+    if cards > CARDS_MAX:
+        raise BadTrace(
+            f"{where} has {cards} GPUs on one node", f"at most {CARDS_MAX} are simulated"
         )
-        labels = {MODEL: row["model"]} if row["model"] else {}
-        nodes.append(NodeSpec(row["sn"], capacity, labels))
-    return nodes
+    capacity = {
+        "cpu": whole(where, row, "cpu_milli"),
+        "memory": whole(where, row, "memory_mib") * MEBIBYTE,
+        "gpu": cards * CARD,
+    }
+    capacity = {resource: amount for resource, amount in capacity.items() if amount}
+    if not capacity:
+        raise BadTrace(f"{where} is a node that has nothing", "take the line out")
+    spec = NodeSpec(row["sn"], capacity, {MODEL: row["model"]} if row["model"] else {})
+    with at(where):
+        check_nodes((spec,))
+    return spec
 
 
 def read_pods(path: Path) -> list[Arrival]:
     """The requests of a trace, in the file's order. Raises BadTrace for a line that is not a pod."""
-    return [_arrival(path, line, row) for line, row in _rows(path, _POD_COLUMNS)]
+    return [_arrival(where, row) for where, row in rows(path, _POD_COLUMNS)]
 
 
-def _arrival(path: Path, line: int, row: dict[str, str]) -> Arrival:
-    cards = _whole(path, line, row, "num_gpu")
-    milli = _whole(path, line, row, "gpu_milli") if cards else 0
-    if milli > CARD or (cards > 1 and milli != CARD):
+def _arrival(where: str, row: dict[str, str]) -> Arrival:
+    cards = whole(where, row, "num_gpu")
+    milli = whole(where, row, "gpu_milli") if cards else 0
+    if cards and not (0 < milli <= CARD if cards == 1 else milli == CARD):
         raise BadTrace(
-            f"{path.name} line {line} asks for {cards} GPUs with {milli} thousandths of each",
+            f"{where} asks for {cards} GPUs with {milli} thousandths of each",
             "a share is of one GPU; several are whole",
         )
-    amounts = _amounts(
-        {
-            "cpu": _whole(path, line, row, "cpu_milli"),
-            "memory": _whole(path, line, row, "memory_mib") * MEBIBYTE,
-            "gpu": cards * milli,
-        }
+    amounts = {
+        "cpu": whole(where, row, "cpu_milli"),
+        "memory": whole(where, row, "memory_mib") * MEBIBYTE,
+        "gpu": cards * milli,
+    }
+    models = "|".join(sorted(set(filter(None, row["gpu_spec"].split("|")))))
+    arrived, began, left = (
+        _time(where, row, column) for column in ("creation_time", "scheduled_time", "deletion_time")
     )
-    if not amounts:
-        raise BadTrace(f"{path.name} line {line} asks for nothing", "take the line out")
-    models = "|".join(sorted(set(row["gpu_spec"].split("|")))) if row["gpu_spec"] else ""
+    since = max((time for time in (arrived, began) if time is not None), default=None)
+    if since is not None and left is not None and left < since:
+        raise BadTrace(f"{where} ends before it begins", "mend the line or take it out")
     return Arrival(
         row["name"],
-        Request(amounts, select={MODEL: models} if models else None),
-        _time(path, line, row, "creation_time"),
-        _time(path, line, row, "deletion_time"),
+        Request(asked(where, amounts), select={MODEL: models} if models else None),
+        arrived,
+        left,
+        began,
+        # A table that does not tell when pods were scheduled tells of none that it was not.
+        ran=began is not None or "scheduled_time" not in row,
     )
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in columns if column not in (reader.fieldnames or ())]
-        if missing:
-            raise BadTrace(
-                f"{path.name} has no column {', '.join(missing)}",
-                "give a file in the openb format, or another --format",
-            )
-        for row in reader:
-            if None in row or None in row.values():
-                raise BadTrace(
-                    f"{path.name} line {reader.line_num} has another number of fields than the head",
-                    "mend the line or take it out",
-                )
-            yield reader.line_num, row
-
-
-def _whole(path: Path, line: int, row: dict[str, str], column: str) -> int:
-    text = row[column]
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise BadTrace(
-            f"{path.name} line {line}: {column} is {text!r}, not a whole number",
-            "mend the line or take it out",
-        )
-    return int(text)
-
-
-def _time(path: Path, line: int, row: dict[str, str], column: str) -> int | None:
-    return _whole(path, line, row, column) if row.get(column) else None
-
-
-def _amounts(amounts: Amounts) -> Amounts:
-    return {resource: amount for resource, amount in amounts.items() if amount}
+def _time(where: str, row: dict[str, str], column: str) -> int | None:
+    return whole(where, row, column) * SECOND if row.get(column) else None

@@ -1,98 +1,134 @@
 """Any table as a trace: one request a line, its columns told by a mapping.
 
-The mapping says which column is what: ``start`` (or ``arrived``), ``end`` or ``duration``, ``holder``,
-``task``, ``name``, and resources, each as ``cpu=cores`` or with a unit, ``memory=mem_mb:MiB``. Times
-are seconds, relative or since 1970, or RFC 3339.
+The mapping says which column is what: ``arrived`` (when it was asked), ``start`` (when it began),
+``end`` or ``duration``, ``holder``, ``task``, ``name``, and resources, each as ``cpu=cores`` or with a
+unit, ``memory=mem_mb:MiB``. Times are seconds, relative or since 1970, or with a unit (``end=t:ms``), or
+RFC 3339.
 """
 
 from __future__ import annotations
 
-import csv
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import NamedTuple
 
-from ledger.amounts import InvalidValue, parse_amount
+from ledger.amounts import InvalidValue, check_name, check_resource_name, parse_amount
 from ledger.requests import Request
-from reports.simulate.lifetimes import Job
-from reports.simulate.openb import BadTrace
+from reports.simulate.traces import SECOND, Arrival, BadTrace, asked, at, rows
 
-_WORDS = ("name", "start", "arrived", "end", "duration", "holder", "task")
+_TIMES = ("arrived", "start", "end", "duration")
+_WORDS = ("name", "holder", "task")
+_UNITS = {"": SECOND, "s": SECOND, "ms": 10**6, "us": 10**3, "ns": 1}
+_LATEST_NS = 2**63
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def read_table(path: Path, mapping: dict[str, str]) -> list[Job]:
-    """The jobs of a table, in order of arrival. An empty end or duration holds to the end.
+class _Column(NamedTuple):
+    name: str
+    unit: str
 
-    Raises BadTrace for a column that is not there and for a line that cannot be understood.
+
+def read_table(path: Path, mapping: dict[str, str]) -> list[Arrival]:
+    """The requests of a table, in the file's order. An empty end or duration holds to the end.
+
+    With both ``arrived`` and ``start``, an empty start never began. Raises BadTrace for a mapping that
+    makes no sense, a column that is not there, and a line that cannot be understood.
     """
-    resources = {key: value for key, value in mapping.items() if key not in _WORDS}
-    start = mapping.get("start") or mapping.get("arrived")
-    if start is None or not resources:
+    columns = _columns(mapping)
+    wanted = list(dict.fromkeys(column.name for column in columns.values()))
+    return [_arrival(where, row, columns) for where, row in rows(path, wanted)]
+
+
+def _columns(mapping: dict[str, str]) -> dict[str, _Column]:
+    columns = {}
+    for what, text in mapping.items():
+        name, _, unit = text.partition(":")
+        if what in _TIMES and unit not in _UNITS:
+            raise BadTrace(f"{what}={text[:40]} has no unit of time", f"write {what}=COLUMN:ms")
+        if what not in (*_TIMES, *_WORDS):
+            check_resource_name(what)
+        columns[what] = _Column(text if what in _WORDS else name, unit)
+    if not columns.keys() & {"start", "arrived"} or not columns.keys() - {*_TIMES, *_WORDS}:
         raise BadTrace(
             "the mapping names no start column, or no resource",
             "give --map start=COLUMN,duration=COLUMN,cpu=COLUMN",
         )
-    jobs = []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        wanted = {column.partition(":")[0] for column in mapping.values()}
-        missing = sorted(wanted - set(reader.fieldnames or ()))
-        if missing:
-            raise BadTrace(
-                f"{path.name} has no column {', '.join(missing)}",
-                f"it has {', '.join(reader.fieldnames or ())}",
-            )
-        for row in reader:
-            where = f"{path.name} line {reader.line_num}"
-            if None in row or None in row.values():
-                raise BadTrace(
-                    f"{where} has another number of fields than the head",
-                    "mend the line or take it out",
-                )
-            jobs.append(_job(where, row, mapping, start, resources))
-    jobs.sort(key=lambda job: (job.arrived_s, job.name))
-    return jobs
+    if {"end", "duration"} <= columns.keys():
+        raise BadTrace("the mapping names an end and a duration", "name one of them")
+    return columns
 
 
-def _job(
-    where: str, row: dict[str, str], mapping: dict[str, str], start: str, resources: dict[str, str]
-) -> Job:
-    arrived = _seconds(where, start, row[start])
-    lasts = None
-    if mapping.get("duration") and row[mapping["duration"]]:
-        lasts = _seconds(where, mapping["duration"], row[mapping["duration"]])
-    elif mapping.get("end") and row[mapping["end"]]:
-        lasts = _seconds(where, mapping["end"], row[mapping["end"]]) - arrived
-    if lasts is not None and lasts < 0:
+def _arrival(where: str, row: dict[str, str], columns: dict[str, _Column]) -> Arrival:
+    began = _time(where, row, columns.get("start"))
+    arrived = _time(where, row, columns["arrived"]) if "arrived" in columns else began
+    left = _time(where, row, columns.get("end"))
+    since = arrived if began is None else began
+    if began is not None and arrived is not None and began < arrived:
+        raise BadTrace(f"{where} begins before it is asked", "mend the line or take it out")
+    lasts = _time(where, row, columns.get("duration"), is_span=True)
+    if lasts is not None and since is not None:
+        left = since + lasts
+    if (lasts or 0) < 0 or (left is not None and since is not None and left < since):
         raise BadTrace(f"{where} ends before it begins", "mend the line or take it out")
+    with at(where):
+        holder = check_name("holder", _word(row, columns.get("holder")) or "trace")
+        task = _word(row, columns.get("task"))
+        return Arrival(
+            _word(row, columns.get("name")) or f"{int(where.rpartition(' ')[2]):09}",
+            Request(_amounts(where, row, columns)),
+            arrived,
+            left,
+            began,
+            ran=began is not None or not {"arrived", "start"} <= columns.keys(),
+            holder=holder,
+            task=check_name("task", task) if task else None,
+        )
+
+
+def _word(row: dict[str, str], column: _Column | None) -> str:
+    return "" if column is None else row[column.name]
+
+
+def _amounts(where: str, row: dict[str, str], columns: dict[str, _Column]) -> dict[str, int]:
     amounts = {}
-    for resource, column in resources.items():
-        name, _, unit = column.partition(":")
-        if not row[name]:
-            continue
-        try:
-            amount = parse_amount(resource, row[name] + unit, allow_zero=True)
-        except InvalidValue as error:
-            raise BadTrace(f"{where}: {error.message}", "mend the line or take it out") from None
-        if amount:
-            amounts[resource] = amount
-    if not amounts:
-        raise BadTrace(f"{where} asks for nothing", "take the line out")
-    named = row[mapping["name"]] if "name" in mapping else where.rpartition(" ")[2]
-    holder = (row[mapping["holder"]] if "holder" in mapping else "") or "trace"
-    task = row[mapping["task"]] if "task" in mapping else ""
-    return Job(named, Request(amounts), arrived, lasts, holder, task or None)
+    for resource, column in columns.items():
+        text = row[column.name].strip()
+        if resource not in (*_TIMES, *_WORDS) and text:
+            amounts[resource] = parse_amount(resource, text + column.unit, allow_zero=True)
+    return asked(where, amounts)
 
 
-def _seconds(where: str, column: str, text: str) -> int:
+def _time(
+    where: str, row: dict[str, str], column: _Column | None, *, is_span: bool = False
+) -> int | None:
+    """A field as nanoseconds; None where there is no such column, or nothing in it."""
+    text = "" if column is None else row[column.name].strip()
+    if column is None or not text:
+        return None
     try:
-        return int(float(text))
+        ns = _number_ns(text, _UNITS[column.unit])
+        if ns is None and not is_span:
+            ns = _moment_ns(text)
     except (ValueError, OverflowError):
-        pass
+        ns = None
+    if ns is None or abs(ns) >= _LATEST_NS:
+        example = "seconds" if is_span else "seconds, or 2026-11-22T06:49:00Z"
+        raise BadTrace(f"{where}: {column.name} is {text[:40]!r}, not a time", example)
+    return ns
+
+
+def _number_ns(text: str, unit_ns: int) -> int | None:
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadTrace(
-            f"{where}: {column} is {text[:40]!r}, not a time", "seconds, or 2026-11-22T06:49:00Z"
-        ) from None
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    if not number.is_finite() or number.adjusted() > 20 or "_" in text:
+        raise InvalidValue("no time", "give another")
+    return int(number * unit_ns)
+
+
+def _moment_ns(text: str) -> int:
+    moment = datetime.fromisoformat(text)
     moment = moment.replace(tzinfo=moment.tzinfo or UTC)
-    return int(moment.timestamp())
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1_000

@@ -31,6 +31,7 @@ from ledger.rules.facts import by_key, keys_of
 from ledger.rules.keeping import as_planned
 from ledger.rules.packing import together
 from ledger.rules.placement import Wish
+from ledger.rules.validity import check_nodes
 from ledger.spaces import Space
 from tests.scenario import PROCESS, SECOND, Scenario, kinds
 
@@ -459,3 +460,11 @@ def test_an_inventory_that_is_not_written_yet_is_known_by_its_key() -> None:
     events = s.when(seen)
     assert kinds(events) == ["node_joined"]
     assert list(by_key([], [], events)) == [("", "nodes:far:7")]
+
+
+@pytest.mark.parametrize(("cards", "says"), [(10_001, "at most 10000 cards"), (None, "whole")])
+def test_a_nodes_cards_are_whole_and_not_without_end(cards: int | None, says: str) -> None:
+    amount = 1_500 if cards is None else cards * 1_000
+    with pytest.raises(InvalidInput, match=says):
+        check_nodes((NodeSpec("n1", {"gpu": amount}),))
+    check_nodes((NodeSpec("n1", {"gpu": 10_000_000}),))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
+from ledger.errors import InvalidInput
 from ledger.mix import Mix
 from ledger.requests import NodeSpec, Request
 from ledger.rules.placement import Wish
 from reports.simulate import arrivals
-from reports.simulate.arrivals import experiment, in_order, mix_of, run
-from reports.simulate.lifetimes import Job, Simulation, cut, hastened, jobs_of
-from reports.simulate.openb import Arrival, BadTrace, read_nodes, read_pods
-from reports.simulate.table_trace import read_table
+from reports.simulate.arrivals import experiment, in_order, mix_of, never_fitting, run
+from reports.simulate.openb import read_nodes, read_pods
+from reports.simulate.traces import SECOND, Arrival, BadTrace
 
 NODES = """sn,cpu_milli,memory_mib,gpu,model
 n-1,8000,1024,2,A
@@ -42,10 +43,11 @@ def test_nodes_are_read_with_their_cards_and_model(tmp_path: Path) -> None:
 
 def test_pods_are_read_as_requests(tmp_path: Path) -> None:
     share, whole, without = read_pods(file(tmp_path, "pods.csv", PODS))
-    assert share == Arrival("p-2", Request({"cpu": 1000, "memory": 2**28, "gpu": 500}), 7, 9)
+    half = Request({"cpu": 1000, "memory": 2**28, "gpu": 500})
+    assert share == Arrival("p-2", half, 7 * SECOND, 9 * SECOND)
     assert whole.request.amounts == {"cpu": 2000, "memory": 2**28, "gpu": 2000}
     assert whole.request.select == {"model": "A|B"}
-    assert (whole.arrived_s, whole.left_s) == (3, None)
+    assert (whole.arrived_ns, whole.left_ns) == (3 * SECOND, None)
     assert without == Arrival("p-3", Request({"cpu": 500}))
 
 
@@ -58,12 +60,72 @@ def test_pods_are_read_as_requests(tmp_path: Path) -> None:
         ("p-9,-1,256,1,500,,,,", "cpu_milli is '-1'"),
         ("p-9,1000,256,2,500,,,,", "asks for 2 GPUs with 500 thousandths of each"),
         ("p-9,1000,256,1,1001,,,,", "asks for 1 GPUs with 1001 thousandths"),
+        ("p-9,1000,256,1,0,,,,", "asks for 1 GPUs with 0 thousandths"),
         ("p-9,0,0,0,0,,,,", "asks for nothing"),
+        ("p-9,1000,256,1,500,,,9,5", "line 5 ends before it begins"),
+        ("p-9,1,999999999999999999,1,500,,,,", "line 5: .* of memory is not an amount"),
+        ('"p-9,1000,256,1,500,,,,\np-10,1,1,0,0,,,,', r"line 5 .* \(it reaches to line 6\)"),
+        (f"{'p' * 140_000},1000,256,1,500,,,,", "is not a table of text"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, says: str) -> None:
     with pytest.raises(BadTrace, match=says):
         read_pods(file(tmp_path, "pods.csv", PODS + line + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("n-1,1,1,0,", "line 4 names node 'n-1' again"),
+        ("n-2,0,0,0,A", "line 4 is a node that has nothing"),
+        (",1,1,1,A", "line 4: node name '' is empty"),
+        ("n-2,1,999999999999999999,1,A", "line 4: .* of memory is not an amount"),
+        ("n-2,1,1,1001,A", "line 4 has 1001 GPUs on one node"),
+    ],
+)
+def test_a_broken_node_is_named(tmp_path: Path, line: str, says: str) -> None:
+    with pytest.raises(BadTrace, match=says):
+        read_nodes(file(tmp_path, "nodes.csv", NODES + line + "\n"))
+
+
+def test_a_pod_that_names_no_model_takes_any(tmp_path: Path) -> None:
+    (pod,) = read_pods(file(tmp_path, "p.csv", PODS.splitlines()[0] + "\np,1,1,1,500,|,LS,1,2\n"))
+    assert pod.request.select is None
+
+
+@pytest.mark.parametrize("change", ["bom", "crlf", "semicolon", "gzip"])
+def test_a_table_is_read_however_it_was_saved(tmp_path: Path, change: str) -> None:
+    text = {
+        "bom": "\ufeff" + PODS,
+        "crlf": PODS.replace("\n", "\r\n"),
+        "semicolon": PODS.replace(",", ";"),
+        "gzip": PODS,
+    }[change]
+    path = tmp_path / "pods.csv"
+    path.write_bytes(gzip.compress(text.encode()) if change == "gzip" else text.encode())
+    assert read_pods(path) == read_pods(file(tmp_path, "plain.csv", PODS))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (PODS.encode() + b"p\xe9,1,1,0,0,,,,\n", "is not UTF-8 text"),
+        (PODS.encode("utf-16"), "is not UTF-8 text"),
+        (gzip.compress(PODS.encode())[:-9], "is damaged"),
+        (b"", "its first line is empty"),
+        (b"name," + PODS.encode(), "has two columns name"),
+    ],
+)
+def test_what_is_no_table_is_one_clear_line(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "pods.csv"
+    path.write_bytes(content)
+    with pytest.raises(BadTrace, match=says):
+        read_pods(path)
+
+
+def test_a_folder_is_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(BadTrace, match="cannot be read: Is a directory"):
+        read_pods(tmp_path)
 
 
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
@@ -102,6 +164,12 @@ def test_the_mix_of_a_trace_leaves_memory_out_and_counts_shapes() -> None:
     assert mix_of(trace).counts == {((("cpu", 1),), ()): 2}
 
 
+def test_demand_that_takes_too_many_requests_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "ARRIVALS_MAX", 10)
+    with pytest.raises(ValueError, match=r"after 10 requests their demand is 5 % of the cards"):
+        in_order(TRACE, capacity=100_000, inflate=1.3, seed=0)
+
+
 ONE_NODE = [NodeSpec("n", {"cpu": 100_000, "gpu": 2000}, {})]
 
 
@@ -118,6 +186,30 @@ def test_a_moment_is_the_mean_over_all_arrivals_that_round_to_it() -> None:
     outcome = run(ONE_NODE, order, "first_fit", mix_of(order), seed=0)
     assert [m.arrived for m in outcome.moments] == [50]
     assert outcome.moments[0].allocated == pytest.approx((50 + 50 + 50.25) / 3)
+
+
+def test_where_no_arrival_rounds_to_a_percentage_things_stand_as_the_last_one_left_them() -> None:
+    order = [arrival("a", gpu=500), arrival("b", cpu=1000), arrival("c", gpu=1000)]
+    outcome = run(ONE_NODE, order, "first_fit", mix_of(order), seed=0)
+    assert [m.arrived for m in outcome.moments] == [25, 75]
+    assert [outcome.stood(level)[0] for level in (10, 25, 50, 75, 99)] == [0, 25, 25, 75, 75]
+    # One of the three usual requests wants no card, so a third of two idle cards is of no use.
+    assert outcome.stood(10)[1] == pytest.approx(100 / 3)
+
+
+def test_what_fits_on_no_empty_node_is_counted() -> None:
+    trace = [
+        arrival("a", gpu=2000),
+        arrival("b", gpu=3000),
+        arrival("c", cpu=100_001),
+        Arrival("d", Request({"gpu": 1}, select={"model": "A"})),
+    ]
+    assert never_fitting(ONE_NODE, trace) == 3
+
+
+def test_two_nodes_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="given twice"):
+        next(experiment(ONE_NODE * 2, TRACE, ("first_fit",), (0,)))
 
 
 def test_fragmentation_is_counted_by_the_typical_shapes() -> None:
@@ -157,108 +249,6 @@ def test_another_way_of_deciding_can_be_tried() -> None:
         return None
 
     assert run(ONE_NODE, TRACE, "mine", Mix(), seed=0, decide=never).granted == 0
-
-
-# --- with lifetimes ------------------------------------------------------------------------------
-
-TWO = [NodeSpec("n1", {"cpu": 2000}), NodeSpec("n2", {"cpu": 2000})]
-
-
-def job(name: str, arrived: int, lasts: int | None, cpu: int = 2000) -> Job:
-    return Job(name, Request({"cpu": cpu}), arrived, lasts)
-
-
-def test_a_request_waits_for_room_and_lasts_from_its_grant_on() -> None:
-    jobs = [job("a", 0, 100), job("b", 0, 50), job("c", 10, 30), job("d", 20, 5), job("e", 200, 1)]
-    course = Simulation(TWO, jobs, "first_fit").run()
-    # c is granted when b leaves at 50, d when c leaves at 80.
-    assert sorted(course.waits_s) == [0, 0, 0, 40, 60]
-    assert (course.granted, course.waited, course.waiting_at_end) == (5, 2, 0)
-    # 2 cpu × (100 + 50 + 30 + 5) s of 4 cpu × 200 s.
-    assert course.used == {"cpu": pytest.approx(2 * 185 / 800, abs=1e-6)}
-
-
-def test_who_may_not_wait_is_refused_and_who_waits_too_long_leaves() -> None:
-    jobs = [job("a", 0, 100), job("b", 0, 100), job("c", 10, 30), job("d", 150, 1)]
-    refused = Simulation(TWO, jobs, "first_fit", wait_s=0).run()
-    assert sum(refused.refused.values()) == 1
-    gone = Simulation(TWO, jobs, "first_fit", wait_s=20).run()
-    assert (gone.waited, gone.timed_out, gone.granted) == (1, 1, 3)
-
-
-def test_what_can_never_fit_is_refused() -> None:
-    course = Simulation(TWO, [job("a", 0, 1, cpu=9000), job("b", 1, 1)], "best_fit").run()
-    assert sum(course.refused.values()) == 1
-    assert course.granted == 1
-
-
-def test_a_series_tells_what_was_in_use_over_time() -> None:
-    nodes = [NodeSpec("n1", {"cpu": 4000, "gpu": 1000})]
-    jobs = [
-        Job("a", Request({"cpu": 1000, "gpu": 500}), 0, 500),
-        Job("b", Request({"cpu": 1000}), 1000, 1),
-    ]
-    course = Simulation(nodes, jobs, "fragmentation_aware").run()
-    by_second = {sample.at_s: sample.used["gpu"] for sample in course.samples}
-    assert by_second[495] == 0.5
-    assert by_second[505] == 0
-    assert all(sample.fragmented is not None for sample in course.samples)
-    assert course.to_json()["series"][0]["utilization"] == {"cpu": 0.25, "gpu": 0.5}
-
-
-def test_a_part_of_the_nodes_is_taken_evenly() -> None:
-    nodes = [NodeSpec(f"n{i}", {"cpu": 1}) for i in range(10)]
-    assert [spec.name for spec in cut(nodes, 0.3)] == ["n3", "n6", "n9"]
-    assert cut(nodes, 1) == nodes
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        cut(nodes, 0)
-
-
-def test_hastened_arrivals_last_as_long_as_before() -> None:
-    jobs = [job("a", 100, 7), job("b", 200, 8)]
-    assert [(j.arrived_s, j.lasts_s) for j in hastened(jobs, 4)] == [(100, 7), (125, 8)]
-
-
-def test_jobs_without_a_time_of_arrival_are_counted(tmp_path: Path) -> None:
-    jobs, timeless = jobs_of(read_pods(file(tmp_path, "pods.csv", PODS)))
-    assert timeless == 1
-    assert [(j.name, j.arrived_s, j.lasts_s) for j in jobs] == [("p-1", 3, None), ("p-2", 7, 2)]
-
-
-# --- any table -----------------------------------------------------------------------------------
-
-MAPPING = {"start": "t", "end": "u", "cpu": "c", "memory": "m:MiB", "holder": "who"}
-
-
-def test_a_table_is_read_by_its_mapping(tmp_path: Path) -> None:
-    path = file(tmp_path, "t.csv", "t,u,c,m,who\n5,9,2,512,ann\n1.5,,0.5,,\n")
-    second, first = sorted(read_table(path, MAPPING), key=lambda j: -j.arrived_s)
-    assert (first.arrived_s, first.lasts_s, first.holder) == (1, None, "trace")
-    assert first.request.amounts == {"cpu": 500}
-    assert (second.lasts_s, second.request.amounts) == (4, {"cpu": 2000, "memory": 2**29})
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("t,u,c,m\n", "has no column who"),
-        ("t,u,c,m,who\nnoon,,1,,\n", "line 2: t is 'noon'"),
-        ("t,u,c,m,who\n9,5,1,,\n", "line 2 ends before it begins"),
-        ("t,u,c,m,who\n1,2,,,\n", "line 2 asks for nothing"),
-        ("t,u,c,m,who\n1,2,x,,\n", "line 2"),
-        ("t,u,c,m,who\n1,2\n", "another number of fields"),
-    ],
-)
-def test_a_line_of_a_table_that_makes_no_sense_is_named(
-    tmp_path: Path, text: str, says: str
-) -> None:
-    with pytest.raises(BadTrace, match=says):
-        read_table(file(tmp_path, "t.csv", text), MAPPING)
-
-
-def test_a_mapping_without_a_start_or_a_resource_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadTrace, match="names no start column"):
-        read_table(tmp_path / "t.csv", {"start": "t"})
 
 
 def test_shapes_are_told_apart_by_model_unless_that_is_left_out() -> None:
