@@ -9,6 +9,7 @@ what it learns of nodes (:class:`Inventory`). A file that is not of its format a
 
 from __future__ import annotations
 
+import codecs
 import sys
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
+from ledger.amounts import NAME_LENGTH_MAX
 from ledger.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -35,6 +37,39 @@ FORMATS = {
 
 LINE_CHARACTERS_MAX = 4_000_000
 """The longest line that is read; beyond it a file is no table of records."""
+
+
+LATIN_1 = "leasebook-latin-1"
+"""The name of a handler of decoding errors: a byte that is no UTF-8 is a character of Latin-1."""
+_DIGEST_CHARACTERS = 16
+
+
+def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+codecs.register_error(LATIN_1, _as_latin_1)
+
+
+def fit_name(text: str) -> str | None:
+    """A name made fit to be one, None where nothing is left of it; two names stay two.
+
+    Spaces at its ends are left off. What cannot be printed is written as ``\\x1b``. What is too long
+    ends in ``~`` and 16 digits of the SHA-256 of the whole of it.
+    """
+    if not text.isprintable():
+        text = "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+            for letter in text.strip()
+        )
+    text = text.strip()
+    if len(text) > NAME_LENGTH_MAX:
+        from hashlib import sha256
+
+        digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARACTERS]
+        text = f"{text[: NAME_LENGTH_MAX - _DIGEST_CHARACTERS - 1]}~{digest}"
+    return text or None
 
 
 class WrongFormat(InvalidInput):
@@ -107,8 +142,9 @@ class Source:
     """A file to read once: plain or gzip, or standard input as ``-``.
 
     ``name`` is the file's name without folders, ``size`` its bytes on disk (None where unknown).
-    ``attached`` counts records that are part of another one, and ``skipped`` those that are about
-    something else than allocations; readers count them up.
+    ``attached`` counts records that are part of another one (less one for each fact more than one
+    that a record tells), and ``skipped`` those that are about something else than allocations;
+    readers count them up. ``recoded`` counts lines with bytes that are no UTF-8.
     """
 
     def __init__(self, path: str) -> None:
@@ -118,6 +154,8 @@ class Source:
         self.size: int | None = None
         self.attached = 0
         self.skipped = 0
+        self.recoded = 0
+        self._begin = 0
         self._raw: IO[bytes]
         if path == "-":
             if sys.stdin is None:
@@ -130,7 +168,9 @@ class Source:
             except (OSError, ValueError) as error:
                 why = (error.strerror if isinstance(error, OSError) else None) or "it is no name"
                 raise InvalidInput(f"{path!r} cannot be read: {why}", "name a file") from None
+        self._buffered: IO[bytes] | None = None
         self._stream: IO[bytes] | None = None
+        self._is_copy = False
 
     @property
     def stem(self) -> str:
@@ -142,20 +182,67 @@ class Source:
         if self._stream is None:
             from io import BufferedReader
 
-            raw = self._raw
+            raw = self._buffered or self._raw
             buffered = raw if isinstance(raw, BufferedReader) else BufferedReader(raw)  # type: ignore[type-var]
-            self._stream = cast("IO[bytes]", buffered)
+            self._buffered = self._stream = cast("IO[bytes]", buffered)
             if buffered.peek(2)[:2] == b"\x1f\x8b":
                 from gzip import GzipFile
 
                 self._stream = cast("IO[bytes]", BufferedReader(GzipFile(fileobj=buffered)))
         return self._stream
 
+    def keep(self) -> None:
+        """Make sure, before anything is read, that :meth:`rewind` works.
+
+        What is no file to go back in, such as a pipe, is copied into one that nobody sees. Raises
+        InvalidInput where there is no room for it.
+        """
+        try:
+            if self._raw.seekable():
+                self._begin = self._raw.tell()
+                return
+            import os
+            from shutil import copyfileobj
+            from tempfile import TemporaryFile
+
+            with TemporaryFile() as copy:
+                copyfileobj(self._raw, copy, 1 << 20)
+                copy.flush()
+                given, self._raw = self._raw, open(os.dup(copy.fileno()), "rb")  # noqa: SIM115
+        except (OSError, ValueError) as error:
+            raise InvalidInput(
+                f"{self.name} cannot be copied to be read twice: {error}", "import it from a file"
+            ) from None
+        self._is_copy = True
+        self._raw.seek(0)
+        if self.path != "-":
+            given.close()
+
+    def rewind(self) -> None:
+        """Begin once more where it began; see :meth:`keep`."""
+        self._stream = None
+        (self._buffered or self._raw).seek(self._begin)
+        self.recoded = 0
+
+    def raw_lines(self) -> Iterator[bytes]:
+        """Lines as they stand, with their ends, for a first look.
+
+        They end where the file is damaged or no text, which :meth:`lines` tells.
+        """
+        try:
+            stream = self.binary()
+            line = stream.readline(LINE_CHARACTERS_MAX).removeprefix(codecs.BOM_UTF8)
+            while line and len(line) < LINE_CHARACTERS_MAX:
+                yield line
+                line = stream.readline(LINE_CHARACTERS_MAX)
+        except (EOFError, OSError, zlib.error):
+            return
+
     def lines(self) -> Iterator[tuple[int, str]]:
         """Lines with their numbers from 1, without their ends.
 
-        Bytes that are no UTF-8 come out as ``�``. Raises InvalidInput for a damaged gzip file, and
-        WrongFormat for a line without an end.
+        Bytes that are no UTF-8 are read as Latin-1, so that none is lost. Raises InvalidInput for a
+        damaged gzip file, and WrongFormat for a line without an end.
         """
         number = 0
         try:
@@ -169,7 +256,12 @@ class Source:
                         if number == 1
                         else "what came before it is recorded; take the line out to go on",
                     )
-                text = line.decode("utf-8", "replace").rstrip("\r\n")
+                try:
+                    text = line.decode()
+                except UnicodeDecodeError:
+                    text = line.decode("utf-8", LATIN_1)
+                    self.recoded += 1
+                text = text.rstrip("\r\n")
                 yield number, text.removeprefix("\ufeff") if number == 1 else text
         except (EOFError, OSError, zlib.error) as error:
             raise InvalidInput(
@@ -186,7 +278,7 @@ class Source:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self.path != "-":
+        if self.path != "-" or self._is_copy:
             self._raw.close()
 
 

@@ -8,9 +8,15 @@ from leasebook.importers.hostlist import expand
 from leasebook.importers.units import duration, number_in, size
 from ledger.requests import Amounts, Placement
 
-WAITING_STATES = frozenset(
-    ["PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"]
+REQUEUED = frozenset(["REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"])
+"""States of a job that waits again; of a run, where the row has a start and an end."""
+WAITING_STATES = REQUEUED | {"PENDING"}
+PUT_BACK = REQUEUED | {"NODE_FAIL", "PREEMPTED", "BOOT_FAIL"}
+"""States of a run after which Slurm may begin the same job once more."""
+SETTLED = frozenset(
+    ["COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "DEADLINE", "OUT_OF_MEMORY", "REVOKED"]
 )
+"""States of a job that is over for good."""
 ENDINGS = {
     "COMPLETED": "released",
     "FAILED": "released",
@@ -22,6 +28,7 @@ ENDINGS = {
     "NODE_FAIL": "crashed",
     "BOOT_FAIL": "crashed",
     "OUT_OF_MEMORY": "crashed",
+    **dict.fromkeys(REQUEUED, "forced"),
 }
 """The first word of a state → an allocation's ``ended_by``."""
 
@@ -143,6 +150,11 @@ def sizes(
     wish = {resource: amount for resource, amount in wish.items() if amount}
     placed = spread(given, names) if names else ()
     return (given if wish == given else wish), given, placed
+
+
+def state_of(text: str) -> str:
+    """The state alone: ``CANCELLED by 123`` and ``CANCELLED+`` are ``CANCELLED``."""
+    return text.partition(" ")[0].rstrip("+").upper()
 
 
 def time_limit(text: str) -> int | None:

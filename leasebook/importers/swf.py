@@ -10,7 +10,8 @@ or ``{nodes=n1,n2}``.
 What is taken from where it is not plain: a job whose wait is unknown began when it was submitted
 (such logs give its start there). A negative run time is none at all. A job without a run time is
 open, known to hold for as long as the processor time it used. Lines of status 2, 3 and 4 tell of
-parts of a job that has a line of its own; they are counted and left out.
+parts of a job that has a line of its own, of status 0, 1 or 5; they are counted as skipped and left
+out, and a log of nothing else is refused.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def read(source: Source, options: Options) -> Iterator[Item]:
     """The jobs of a log, after the size of its machine where the header gives it."""
     header = Header()
     reader: _Reader | None = None
+    begun = False
     for number, line in source.lines():
         if line.startswith(";"):
             header.take(line)
@@ -101,16 +103,23 @@ def read(source: Source, options: Options) -> Iterator[Item]:
         if reader is None:
             _check_first(source, header, number, line)
             reader = _Reader(source, options, header)
-            yield from reader.inventory()
         try:
             found = reader.found(number, numbers(line), line)
         except BadLine as error:
             yield Reject(number, str(error), line)
             continue
         if found is None:
-            source.attached += 1
-        else:
-            yield found
+            source.skipped += 1
+            continue
+        if not begun:
+            begun = True
+            yield from reader.inventory()
+        yield found
+    if source.skipped and not begun:
+        raise WrongFormat(
+            f"{source.name} holds only parts of jobs: {source.skipped} lines of status 2, 3 or 4",
+            "name a log with the lines of the jobs themselves, of status 0, 1 or 5",
+        )
     if reader is None and not header.known:
         hint = "name a file in the Standard Workload Format"
         raise WrongFormat(f"{source.name} holds no jobs", hint)
@@ -180,7 +189,9 @@ class _Reader:
         if job[STATUS] in PARTS:
             return None
         if job[SUBMIT] < 0:
-            raise BadLine("has no time of submission")
+            if job[SUBMIT] == UNKNOWN:
+                raise BadLine("has no time of submission")
+            raise BadLine(f"was submitted {-job[SUBMIT]} s before the log begins")
         if not all(-NUMBER_MAX <= value <= NUMBER_MAX for value in job):
             raise BadLine("has a number that is out of range")
         nodes, more = _appended(line)

@@ -52,7 +52,8 @@ def test_a_log_in_the_standard_workload_format(lb: CommandLine, tmp_path: Path) 
     )
     (tmp_path / "machine.swf").write_text(HEADER + "\n".join(lines) + "\n")
     answer = _twice(lb, "machine.swf", "--format", "swf")
-    assert (answer["rows"], answer["facts"]["new"], answer["open"]) == (6, 4, 1)
+    assert (answer["rows"], answer["facts"]["new"], answer["open"]) == (5, 4, 1)
+    assert answer["skipped"] == 1
     assert [reject["line"] for reject in answer["rejects"]["first"]] == [11]
     (row,) = _rows(lb, "pool")
     assert row["granted_seconds"] == {"cpu": 1000 * (4 * 100 + 16 * 7200 + 4 * 600)}
@@ -60,6 +61,17 @@ def test_a_log_in_the_standard_workload_format(lb: CommandLine, tmp_path: Path) 
     # All processors are taken when the third job begins.
     assert row["over_capacity"]["cpu"]["most"] == 4000
     assert (row["allocations_started"], row["allocations_ended"]) == (3, 2)
+
+
+def test_a_log_of_nothing_but_parts_of_jobs_is_refused_with_the_reason(
+    lb: CommandLine, tmp_path: Path
+) -> None:
+    lines = (job(status=3), job(status=4), job(job=2, status=2))
+    (tmp_path / "parts.swf").write_text(HEADER + "\n".join(lines) + "\n")
+    answer = lb("import", "parts.swf", "--format", "swf")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "only parts of jobs: 3 lines of status 2, 3 or 4" in answer.err
+    assert not lb.ledger.exists()
 
 
 def test_nodes_and_pods_of_an_openb_trace(lb: CommandLine, tmp_path: Path) -> None:

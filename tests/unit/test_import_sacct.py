@@ -75,12 +75,16 @@ def one(tmp_path: Path, **changed: str) -> Fact:
     return fact
 
 
+def id_of(fact: Fact) -> str:
+    return fact.key.rpartition(":")[2].partition("@")[0]
+
+
 # --- a job ---------------------------------------------------------------------------------------
 
 
 def test_a_finished_job_says_who_had_what_where_and_when(tmp_path: Path) -> None:
     fact = one(tmp_path)
-    assert fact.key == "sacct:far:7"
+    assert fact.key == f"sacct:far:7@{T0 // SECOND}"
     assert (fact.holder, fact.tenant, fact.task) == ("ann", "lab", "train")
     assert fact.request.amounts == {"cpu": 8000, "memory": 16 * GIB}
     assert fact.request.ttl_ns == 7200 * SECOND
@@ -182,34 +186,29 @@ def test_steps_become_the_usage_of_their_job(tmp_path: Path) -> None:
         row(JobID="7.extern", JobIDRaw="7.extern", User="", MaxRSS="", NTasks="1"),
         row(JobID="8", JobIDRaw="8"),
     )
-    assert [fact.key for fact in found] == ["sacct:far:7", "sacct:far:8"]
-    usage = found[0].usage
-    assert usage is not None
-    assert usage.peak == {"memory": 2 * GIB}
-    assert usage.used == {"cpu": 21_600_500}
-    assert (usage.since, usage.until, usage.final) == (found[0].began_at, found[0].ended_at, True)
-    assert found[1].usage is None
+    assert [id_of(fact) for fact in found] == ["7", "7", "8"]
+    used, peak = found[0].usage, found[1].usage
+    assert used is not None and peak is not None
+    assert (used.used, used.peak) == ({"cpu": 21_600_500}, {})
+    assert (peak.used, peak.peak) == ({}, {"memory": 2 * GIB})
+    for usage in (used, peak):
+        assert (usage.since, usage.until, usage.final) == (
+            found[0].began_at,
+            found[0].ended_at,
+            True,
+        )
+    assert found[2].usage is None
 
 
-def test_steps_without_their_job_say_what_they_can_of_it(tmp_path: Path) -> None:
-    (fact,) = facts(
-        tmp_path,
-        row(JobID="7.0", JobIDRaw="7.0", User="", MaxRSS="1G", NTasks="2", TotalCPU="00:30:00"),
-    )
-    assert (fact.key, fact.holder, fact.began_at) == ("sacct:far:7", "unknown", None)
-    assert fact.usage is not None and fact.usage.peak == {"memory": 2 * GIB}
-
-
-def test_array_and_het_jobs_go_by_their_raw_ids(tmp_path: Path) -> None:
+def test_array_and_het_jobs_go_by_the_ids_they_are_shown_with(tmp_path: Path) -> None:
     found = facts(
         tmp_path,
         row(JobID="20_4", JobIDRaw="24"),
-        row(JobID="20_[5-9]", JobIDRaw="20", State="PENDING", Start="Unknown", End="Unknown"),
         row(JobID="30+0", JobIDRaw="30"),
         row(JobID="30+1", JobIDRaw="31"),
     )
-    assert [fact.key.split(":")[-1] for fact in found] == ["24", "20", "30", "31"]
-    assert found[0].metadata is not None and found[0].metadata["job"] == "20_4"
+    assert [id_of(fact) for fact in found] == ["20_4", "30+0", "30+1"]
+    assert found[0].metadata is not None and found[0].metadata["job_id_raw"] == "24"
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -246,17 +245,15 @@ def test_broken_rows_are_rejected_with_line_and_reason_and_the_others_taken(tmp_
         COLUMNS,
         row(),
         "half a row|of",
-        row(JobIDRaw="8", Start="yesterday"),
-        row(JobIDRaw="9", NodeList="n[1-"),
-        row(JobIDRaw="10", NCPUS="many"),
-        row(JobIDRaw="11"),
+        row(JobID="8", Start="yesterday"),
+        row(JobID="9", NodeList="n[1-"),
+        row(JobID="10", NCPUS="many"),
+        row(JobID="11", TotalCPU="long"),
+        row(JobID="12"),
     )
     rejects = [one for one in found if isinstance(one, Reject)]
-    assert [one.line for one in rejects] == [3, 4, 5, 6]
-    assert [one.fact.key for one in found if isinstance(one, Found)] == [
-        "sacct:far:7",
-        "sacct:far:11",
-    ]
+    assert [one.line for one in rejects] == [3, 4, 5, 6, 7]
+    assert [id_of(one.fact) for one in found if isinstance(one, Found)] == ["7", "12"]
     assert "expected" in rejects[0].reason and "yesterday" in rejects[1].reason
     assert rejects[0].text == "half a row|of"
 
@@ -389,7 +386,7 @@ def test_the_real_log_is_understood_whole() -> None:
     assert len(found) == 4285 and all(isinstance(one, Found) for one in found)
     never = [f for f in found if isinstance(f, Found) and f.fact.began_at is None]
     assert len(never) == 239
-    leaked = next(f.fact for f in found if isinstance(f, Found) and f.fact.key.endswith(":167758"))
+    leaked = next(f.fact for f in found if isinstance(f, Found) and id_of(f.fact) == "167758")
     assert leaked.request.amounts == {"cpu": 8000, "memory": 24_000 * MIB}
 
 

@@ -126,14 +126,14 @@ def test_a_job_cancelled_before_it_ran_never_held_anything(tmp_path: Path) -> No
     assert (ran.began_at, ran.ended_by) == ((START + 60) * S, "forced")
 
 
-def test_parts_of_jobs_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_parts_of_jobs_are_counted_as_skipped_and_left_out(tmp_path: Path) -> None:
     path = tmp_path / "machine.swf"
     path.write_text("\n".join([job(), job(status=2), job(status=3), job(status=4)]) + "\n")
     source = Source(str(path))
     found = list(read(source, Options()))
     source.close()
     assert len(found) == 1
-    assert source.attached == 3
+    assert (source.attached, source.skipped) == (0, 3)
 
 
 def test_braces_behind_a_job_name_its_nodes_and_keep_the_rest(tmp_path: Path) -> None:
@@ -174,6 +174,7 @@ def test_pools_can_be_partitions_and_names_can_be_given(tmp_path: Path) -> None:
         (job(run="soon"), "has 'soon' where a number belongs"),
         (job(run="nan"), "out of range"),
         (job(submit=-1), "has no time of submission"),
+        (job(submit=-50), "was submitted 50 s before the log begins"),
         (job(wait=10**17), "out of range"),
         (job() + " {n[3-1]}", "upside down"),
     ],
