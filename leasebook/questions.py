@@ -325,25 +325,44 @@ class Questions:
         """The rows of a report: ``efficiency`` (by task), ``compare`` (by strategy), ``utilization``
         (by ``("day", "pool")``, or any of day, hour, pool, node, tenant, holder, task and so on).
 
-        ``since`` and ``until`` bound the events, or the time that is looked at (ns UTC). Raises
-        InvalidInput for another name or another ``by``, LedgerUnavailable where projections stand
-        still.
+        ``since`` and ``until`` (ns UTC) bound the time that is looked at; for the other two, the
+        events, and of observed pools what began then. Raises InvalidInput for another name or another
+        ``by``, LedgerUnavailable where projections stand still.
         """
-        from reports.compare import compare
-        from reports.efficiency import efficiency_by
-
-        now, _ = self.now_and_position()
         if name == "utilization":
             keys = ("day", "pool") if by is None else (by,) if isinstance(by, str) else by
             return self.utilization(keys, since=since, until=until)[1].rows
         if not (by is None or isinstance(by, str)):
             raise InvalidInput(f"{name[:40]} goes by one thing at a time", "give one name")
-        events = self.events(since=since, until=until)
+        return self.report_of_events(name, by, since=since, until=until)
+
+    def report_of_events(
+        self,
+        name: str,
+        by: str | None = None,
+        *,
+        after: int = 0,
+        upto: int | None = None,
+        since: int | None = None,
+        until: int | None = None,
+    ) -> Seq[dict[str, Any]]:
+        """As :meth:`report`, of what the log says after one position and up to another.
+
+        Raises InvalidInput for a report that is not made of events, and for another ``by``.
+        """
+        from reports.compare import compare
+        from reports.efficiency import efficiency_by
+        from reports.efficiency_uses import told
+
+        now, _ = self.now_and_position()
+        rows = self._writer.log.read(0, upto)
+        events = told(rows, after=after, since=since, until=until)
         try:
             if name == "efficiency":
-                return [r.to_json() for r in efficiency_by(events, by or "task", now=now)]
+                found = efficiency_by(events, by or "task", now=now, since=since, until=until)
+                return [row.to_json() for row in found]
             if name == "compare":
-                return compare(events, by or "strategy", now=now)
+                return compare(events, by or "strategy", now=now, since=since, until=until)
         except ValueError as error:
             raise InvalidInput(str(error)) from None
         raise InvalidInput(

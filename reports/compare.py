@@ -13,7 +13,8 @@ from statistics import median
 from typing import Any, Final
 
 from ledger.events import Adjusted, Allocated, Event, Reserved
-from reports.efficiency import efficiency_by
+from reports.efficiency import rows_of, uses_of
+from reports.efficiency_uses import Use, begun_within, note_kind
 
 KEYS: Final = ("strategy", "pool", "tenant", "holder", "task")
 
@@ -54,29 +55,28 @@ def _key_of(event: Event, by: str) -> str | None:
     return value
 
 
-def compare(events: Iterable[Event], by: str = "strategy", *, now: int) -> list[dict[str, Any]]:
+def compare(
+    events: Iterable[Event],
+    by: str = "strategy",
+    *,
+    now: int,
+    since: int | None = None,
+    until: int | None = None,
+) -> list[dict[str, Any]]:
     """One row for each group, in order of name: what was granted, waited, placed, and its efficiency.
 
-    Raises ValueError for another ``by``.
+    Of observed pools counts what is known of those that began between ``since`` and ``until`` (ns
+    UTC), as :func:`reports.efficiency.efficiency_by` does. Raises ValueError for another ``by``.
     """
     if by not in KEYS:
         raise ValueError(f"a comparison goes by {', '.join(KEYS)}, not by {by!r}")
     kept = list(events)
-    groups: dict[str | None, Comparison] = {}
-    group_of: dict[str, Comparison] = {}
-    for event in kept:
-        body = event.body
-        if isinstance(body, Allocated | Reserved) and event.allocation is not None:
-            key = _key_of(event, by)
-            row = groups.setdefault(key, Comparison(key))
-            row.granted += 1
-            row.nodes.update(p.node for p in body.placements)
-            if body.queued_at is not None:
-                row.waits_s.append((event.at - body.queued_at) / 1e9)
-            group_of[event.allocation] = row
-        elif isinstance(body, Adjusted) and body.by == "ledger" and event.allocation in group_of:
-            group_of[event.allocation].adjusted += 1
-    measured = {row.key[by]: row for row in efficiency_by(kept, by, now=now)}
+    uses = begun_within(uses_of(kept).values(), since, until)
+    groups = _granted(kept, by)
+    for use in uses:
+        if use.observed:
+            _observed(groups.setdefault(use.key(by), Comparison(use.key(by))), use)
+    measured = {row.key[by]: row for row in rows_of(uses, by, now=now)}
     rows = []
     for key, group in sorted(groups.items(), key=lambda item: (item[0] is None, item[0] or "")):
         found = measured.get(key)
@@ -90,3 +90,34 @@ def compare(events: Iterable[Event], by: str = "strategy", *, now: int) -> list[
             }
         )
     return rows
+
+
+def _observed(row: Comparison, use: Use) -> None:
+    """Count what an observed pool is known to have held."""
+    row.granted += 1
+    row.nodes.update(use.nodes)
+    if use.requested_at is not None and use.granted_at is not None:
+        row.waits_s.append(max(0, use.granted_at - use.requested_at) / 1e9)
+
+
+def _granted(events: Iterable[Event], by: str) -> dict[str | None, Comparison]:
+    """The grants of managed pools."""
+    groups: dict[str | None, Comparison] = {}
+    group_of: dict[str, Comparison] = {}
+    observed: set[str] = set()
+    for event in events:
+        note_kind(observed, event)
+        if event.pool in observed:
+            continue
+        body = event.body
+        if isinstance(body, Allocated | Reserved) and event.allocation is not None:
+            key = _key_of(event, by)
+            row = groups.setdefault(key, Comparison(key))
+            row.granted += 1
+            row.nodes.update(p.node for p in body.placements)
+            if body.queued_at is not None:
+                row.waits_s.append((event.at - body.queued_at) / 1e9)
+            group_of[event.allocation] = row
+        elif isinstance(body, Adjusted) and body.by == "ledger" and event.allocation in group_of:
+            group_of[event.allocation].adjusted += 1
+    return groups

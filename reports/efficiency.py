@@ -15,29 +15,39 @@ Formulas, for one resource of one or more allocations (``seff`` of Slurm has the
 Processor time is a counter and complete across gaps; everything else was measured only outside of
 them. An allocation that draws on another's capacity lies within that one's grant and use, so it is
 not counted again beside it.
+
+Allocations of observed pools are counted as they are known by now, corrections included; one that
+never ended, until it was last known to hold. There a record of use covers the time from its ``since``
+to its ``until``, and records of the same stretch, or of a part of it, are not added up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ledger.amounts import BYTE_RESOURCES, format_amounts
-from ledger.events import (
-    Adjusted,
-    Allocated,
-    Event,
-    Expired,
-    Queued,
-    Reclaimed,
-    Released,
-    Reserved,
-    Transferred,
-    UsageRecorded,
-    Withdrawn,
-)
-from ledger.requests import Amounts, Request
+from ledger.events import Event, UsageRecorded
+from ledger.requests import Amounts
+from reports.efficiency_uses import Use, begun_within, outermost, uses_of
+
+__all__ = [
+    "COUNTERS",
+    "IDLE_BELOW_PERCENT",
+    "KEYS",
+    "Efficiency",
+    "Use",
+    "combine",
+    "efficiency_by",
+    "efficiency_of",
+    "efficiency_of_task",
+    "measure",
+    "outermost",
+    "rounded_bytes",
+    "rows_of",
+    "uses_of",
+]
 
 NS_PER_S: Final = 1_000_000_000
 COUNTERS: Final = frozenset({"cpu"})
@@ -47,90 +57,6 @@ IDLE_BELOW_PERCENT: Final = 1
 KEYS: Final = ("task", "holder", "tenant", "pool", "strategy", "allocation")
 
 _MIB: Final = 1 << 20
-
-
-@dataclass(slots=True)
-class Use:
-    """One allocation's grant and use over time, folded from its own events.
-
-    ``spans`` are (since, amounts) in order; the last one lasts until ``ended_at``.
-    """
-
-    allocation: str
-    tenant: str = "default"
-    holder: str | None = None
-    task: str | None = None
-    pool: str | None = None
-    strategy: str | None = None
-    parent: str | None = None
-    requested_at: int | None = None
-    granted_at: int | None = None
-    ended_at: int | None = None
-    ended_by: str | None = None
-    time_limit_ns: int | None = None
-    spans: list[tuple[int, Amounts]] = field(default_factory=list)
-    usages: list[UsageRecorded] = field(default_factory=list)
-
-    def take(self, event: Event) -> None:
-        """Take in one event of this allocation, in order."""
-        body = event.body
-        if isinstance(body, Queued):
-            self._ask(event, body.request)
-        elif isinstance(body, Allocated | Reserved):
-            self._ask(event, body.request)
-            if body.queued_at is not None and len(self.spans) == 0:
-                self.requested_at = body.queued_at
-            self.strategy = body.strategy
-            self.grant(event.at, body.amounts)
-        elif isinstance(body, Adjusted):
-            self.grant(event.at, body.amounts)
-        elif isinstance(body, Transferred):
-            self.holder, self.task = event.holder, event.task
-        elif isinstance(body, UsageRecorded):
-            self.usages.append(body)
-        elif isinstance(body, Released):
-            self.end(event.at, "released")
-        elif isinstance(body, Expired):
-            self.end(event.at, "expired")
-        elif isinstance(body, Reclaimed | Withdrawn):
-            self.end(event.at, body.cause)
-
-    def _ask(self, event: Event, request: Request) -> None:
-        if self.requested_at is None:
-            self.requested_at = event.at
-        self.tenant, self.holder = event.tenant, event.holder
-        self.task, self.pool = event.task, event.pool
-        self.parent, self.time_limit_ns = request.parent, request.max_age_ns
-
-    def grant(self, at: int, amounts: Amounts) -> None:
-        """It holds these amounts from here on."""
-        if self.granted_at is None:
-            self.granted_at = at
-        self.spans.append((at, amounts))
-
-    def end(self, at: int, by: str) -> None:
-        """It holds nothing from here on."""
-        self.ended_at, self.ended_by = at, by
-
-    def key(self, by: str) -> str | None:
-        """The name of the group that it belongs to."""
-        found: str | None = getattr(self, by)
-        return found
-
-    def pieces(self, since: int, until: int) -> Iterator[tuple[int, Amounts]]:
-        """(ns, amounts) for each part of an interval in which it held the same amounts."""
-        for index, (start, amounts) in enumerate(self.spans):
-            last = index + 1 == len(self.spans)
-            end = self.ended_at if last else self.spans[index + 1][0]
-            length = min(until, until if end is None else end) - max(since, start)
-            if length > 0:
-                yield length, amounts
-
-    def held_ns(self, now: int) -> int:
-        """How long it has held anything."""
-        if self.granted_at is None:
-            return 0
-        return max(0, (now if self.ended_at is None else self.ended_at) - self.granted_at)
 
 
 @dataclass(slots=True)
@@ -213,30 +139,17 @@ class Efficiency:
         }
 
 
-def uses_of(events: Iterable[Event]) -> dict[str, Use]:
-    """Every allocation that these events tell of from its beginning, by id, in order."""
-    uses: dict[str, Use] = {}
-    for event in events:
-        if event.allocation is None:
-            continue
-        use = uses.get(event.allocation)
-        if use is None:
-            if not isinstance(event.body, Queued | Allocated | Reserved):
-                continue
-            use = uses[event.allocation] = Use(event.allocation)
-        use.take(event)
-    return uses
-
-
 def measure(use: Use, *, now: int, key: Mapping[str, str | None] | None = None) -> Efficiency:
-    """The row of one allocation; one that has not ended counts up to ``now`` (ns)."""
+    """The row of one allocation; one of which nobody knows until when counts up to ``now`` (ns)."""
     row = Efficiency(dict(key or {"allocation": use.allocation}))
     if use.granted_at is not None:
         row.allocations = 1
         row.held_ns = use.held_ns(now)
         if use.requested_at is not None:
             row.wait_ns = max(0, use.granted_at - use.requested_at)
-        for length, amounts in use.pieces(use.granted_at, now):
+        # What was observed is not bound to this ledger's present.
+        last = now if use.ended_at is None or not use.observed else use.ended_at
+        for length, amounts in use.pieces(use.granted_at, last):
             _add(row.granted_base_ns, {r: a * length for r, a in amounts.items()})
         if use.time_limit_ns:
             row.limited_held_ns, row.limit_ns = row.held_ns, use.time_limit_ns
@@ -244,6 +157,8 @@ def measure(use: Use, *, now: int, key: Mapping[str, str | None] | None = None) 
         row.ended_by = {use.ended_by: 1}
     for usage in use.usages:
         _take_usage(row, use, usage)
+    if use.observed:
+        row.measured_ns = use.watched_ns()
     row.peak_efficiency = {r: _peak_share(row, use, r) for r in row.granted_base_ns}
     row.suggestion = _suggestion(row, use)
     return row
@@ -334,13 +249,6 @@ def combine(rows: Iterable[Efficiency], key: Mapping[str, str | None]) -> Effici
     return total
 
 
-def outermost(uses: Iterable[Use]) -> list[Use]:
-    """Without those that draw on another one of the same group: they lie within it."""
-    group = list(uses)
-    ids = {use.allocation for use in group}
-    return [use for use in group if use.parent not in ids]
-
-
 def efficiency_of(events: Iterable[Event], *, now: int) -> Efficiency | None:
     """The row of one allocation from its events; None where they tell of none."""
     use = next(iter(uses_of(events).values()), None)
@@ -348,22 +256,34 @@ def efficiency_of(events: Iterable[Event], *, now: int) -> Efficiency | None:
 
 
 def efficiency_by(
-    events: Iterable[Event], by: str = "task", *, now: int, name: str | None = None
+    events: Iterable[Event],
+    by: str = "task",
+    *,
+    now: int,
+    name: str | None = None,
+    since: int | None = None,
+    until: int | None = None,
 ) -> list[Efficiency]:
     """One row for each task, holder, tenant, pool, strategy or allocation, in order of name.
 
-    ``name`` keeps one group only. Allocations without a task (or the like) have a row of their own,
-    whose key is None. Raises ValueError for another ``by``.
+    ``name`` keeps one group only. ``since`` and ``until`` (ns UTC) are of observed pools alone: see
+    :func:`reports.efficiency_uses.begun_within`. Allocations without a task (or the like) have a row
+    of their own, whose key is None. Raises ValueError for another ``by``.
     """
     if by not in KEYS:
         raise ValueError(f"efficiency goes by {', '.join(KEYS)}, not by {by!r}")
+    uses = begun_within(uses_of(events).values(), since, until)
+    return rows_of([use for use in uses if name is None or use.key(by) == name], by, now=now)
+
+
+def rows_of(uses: Iterable[Use], by: str, *, now: int) -> list[Efficiency]:
+    """One row for each group of allocations that held anything, in order of name."""
     groups: dict[str | None, list[Use]] = {}
-    for use in uses_of(events).values():
-        if use.granted_at is not None and (name is None or use.key(by) == name):
-            groups.setdefault(use.key(by), []).append(use)
+    for use in uses:
+        groups.setdefault(use.key(by), []).append(use)
     return [
-        combine((measure(use, now=now) for use in outermost(uses)), {by: group})
-        for group, uses in sorted(groups.items(), key=lambda item: (item[0] is None, item[0] or ""))
+        combine((measure(use, now=now) for use in outermost(some)), {by: group})
+        for group, some in sorted(groups.items(), key=lambda item: (item[0] is None, item[0] or ""))
     ]
 
 

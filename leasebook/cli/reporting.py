@@ -46,7 +46,8 @@ def report_command(
     """What was held of what there was (utilization), or used of what was granted (efficiency).
 
     `compare` sets the strategies of a roll-out beside each other: waits, placing, efficiency, endings.
-    Days and hours are those of UTC.
+    Days and hours are those of UTC. Of observed pools, efficiency and `compare` count what is known by
+    now: what began between --since and --until, whole, and what never ended until it was last seen.
     """
     session = session_of(ctx)
     form = _form(ctx, form, out, session.json)
@@ -139,8 +140,6 @@ def _of_events(
 ) -> dict[str, Any]:
     """A report that is made of the events between two times or positions."""
     from leasebook.when import parse_when, rfc3339
-    from reports.compare import compare
-    from reports.efficiency import efficiency_by
 
     (by,) = keys
     bounds: dict[str, Any] = {}
@@ -155,11 +154,7 @@ def _of_events(
         else:
             bounds[word] = when
             shown[word] = rfc3339(when)
-    events = room.ask.events(**bounds)
-    if name == "compare":
-        rows = compare(events, by, now=now)
-    else:
-        rows = [row.to_json() for row in efficiency_by(events, by, now=now)]
+    rows = list(room.ask.report_of_events(name, by, **bounds))
     return {**shown, "headline": _headline(name, by, rows), "rows": rows}
 
 
