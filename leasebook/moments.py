@@ -27,7 +27,7 @@ from projections.difference import Changed, Difference, Gone, NodeChange, PoolCh
 from projections.sentences import sentence
 from projections.travel import Moment, State, Travel
 from projections.travel_corrections import Correction
-from projections.travel_history import unknown_capacity, unsaid
+from projections.travel_history import Observed, unknown_capacity, unsaid
 from projections.travel_replay import Frame, PoolPicture, Replay
 
 When = str | int
@@ -168,6 +168,14 @@ def correction_out(c: Correction) -> Json:
     }
 
 
+def _shown(a: Allocation) -> Json:
+    """An allocation; of an observed pool with ``seen_until``, when it was last known to hold."""
+    out = allocation_out(a)
+    if isinstance(a, Observed) and a.state != "waiting":
+        out["seen_until"], out["expires_at"] = out["expires_at"], None
+    return out
+
+
 def state_out(state: State, pool: str | None = None) -> Json:
     """A state as the contract shows it."""
     return {
@@ -178,8 +186,8 @@ def state_out(state: State, pool: str | None = None) -> Json:
             for each in state.book.pools.values()
             if pool in (None, each.name)
         ],
-        "allocations": [allocation_out(a) for a in state.held(pool)],
-        "queue": [allocation_out(a) for a in state.queue(pool)],
+        "allocations": [_shown(a) for a in state.held(pool)],
+        "queue": [_shown(a) for a in state.queue(pool)],
         "corrections": [correction_out(c) for c in state.corrections if pool in (None, c.pool)],
     }
 
@@ -223,13 +231,13 @@ def difference_out(d: Difference, pool: str | None = None) -> Json:
         "from": moment_out(d.before),
         "until": moment_out(d.after),
         "allocations": {
-            "begun": [allocation_out(a) for a in d.begun if mine(a)],
+            "begun": [_shown(a) for a in d.begun if mine(a)],
             "ended": [_gone_out(g) for g in d.ended if mine(g.before)],
             "changed": [c for c in map(_changed_out, d.changed) if c and pool in (None, c["pool"])],
         },
         "pools": [_pool_change_out(p) for p in d.pools if pool in (None, p.name)],
         "queue": {
-            "joined": [allocation_out(a) for a in d.joined if mine(a)],
+            "joined": [_shown(a) for a in d.joined if mine(a)],
             "left": [_gone_out(g) for g in d.left if mine(g.before)],
         },
     }
@@ -239,20 +247,20 @@ def _gone_out(gone: Gone) -> Json:
     """What is there no more: as it was, and what became of it."""
     end = gone.end
     now = {"ended_at": rfc3339(end.ended_at), "ended_by": end.ended_by, "became": end.state}
-    return {**allocation_out(gone.before), **now}
+    return {**_shown(gone.before), **now}
 
 
 def _changed_out(change: Changed) -> Json | None:
     """What of an allocation's document differs; None where nothing of it shows there."""
-    before, after = allocation_out(change.before), allocation_out(change.after)
-    names = [name for name in after if before[name] != after[name]]
+    before, after = _shown(change.before), _shown(change.after)
+    names = [name for name in after if before.get(name) != after[name]]
     if not names:
         return None
     return {
         "id": change.after.id,
         "pool": change.after.pool,
         "holder": change.after.holder,
-        "before": {name: before[name] for name in names},
+        "before": {name: before.get(name) for name in names},
         "after": {name: after[name] for name in names},
     }
 
@@ -314,7 +322,7 @@ def frame_out(frame: Frame) -> Json:
             "position": frame.event.position,
             "time": rfc3339(frame.at),
             "pools": [_picture_out(pool) for pool in frame.pools],
-            "allocation": None if frame.allocation is None else allocation_out(frame.allocation),
+            "allocation": None if frame.allocation is None else _shown(frame.allocation),
             "queue": [
                 {
                     "id": a.id,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from ledger.events import (
 )
 from ledger.log import Row
 from ledger.nodes import Node, node_from
-from ledger.quick import replace
+from ledger.quick import dataclass, replace
 from ledger.requests import Amounts, NodeSpec, Placement, Request
 from ledger.rules.history import Life, amounts_of
 
@@ -45,6 +44,15 @@ _GRANT_TYPES = frozenset(body.TYPE for body in GRANTS)
 
 
 # --- one allocation ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Observed(Allocation):
+    """An allocation of an observed pool, which nothing here ends.
+
+    Its ``lease_until`` is when it was last known to hold, by all that is known: its end where there is
+    one, else the latest sighting (None: nobody saw it after it began).
+    """
 
 
 class Tale:
@@ -98,7 +106,10 @@ class Tale:
         placements = life.moves[max(moved)] if moved else life.placements
         asked = life.requested_at if life.requested_at is not None else life.granted_at
         waits = state == "waiting" or life.granted_at is None
-        return Allocation(
+        seen = life.held_until if life.ended_at is None else life.ended_at
+        if seen is not None and life.granted_at is not None:
+            seen = max(seen, life.granted_at)
+        return Observed(
             life.allocation,
             life.first,
             state,
@@ -112,7 +123,7 @@ class Tale:
             () if waits else placements,
             0 if waits else life.start,
             None if waits else life.granted_at,
-            None if waits else life.held_until,
+            None if waits else seen,
             ended_at=life.ended_at if state == "ended" else None,
             ended_by=life.ended_by if state == "ended" else None,
         )
@@ -285,17 +296,13 @@ class History:
         ``known``."""
         self._look_through(pools)
         told: dict[str, dict[str, list[tuple[int, Amounts | None]]]] = {}
+        opened: dict[str, int] = {}
         for row in self._nodes:
             if row.position <= known:
+                if row.type == PoolOpened.TYPE:
+                    opened[row.pool or ""] = row.at
                 _resize(told.setdefault(row.pool or "", {}), from_row(row))
-        found: dict[str, Sizes] = {}
-        for pool in pools:
-            found[pool] = {}
-            for name, sizes in told.get(pool, {}).items():
-                then = [size for since, size in sizes if since <= time]
-                if then:
-                    found[pool][name] = then[-1]
-        return found
+        return {pool: _sizes_at(told.get(pool, {}), time, opened.get(pool, time)) for pool in pools}
 
     def _look_through(self, pools: frozenset[str]) -> None:
         if pools != self._pools:
@@ -306,6 +313,22 @@ class History:
                 self._lives.setdefault(row.allocation, _Span(row.at)).add(row)
             elif row.type in _NODE_TYPES and row.pool in pools:
                 self._nodes.append(row)
+
+
+def _sizes_at(told: dict[str, list[tuple[int, Amounts | None]]], time: int, opened: int) -> Sizes:
+    """What nodes had at a time.
+
+    Where an inventory told of others by then, what later ones name (before the pool was opened here, at
+    ``opened``) was not there. What the pool was opened with may have been.
+    """
+    then = {name: [size for since, size in sizes if since <= time] for name, sizes in told.items()}
+    if not any(then.values()):
+        return {}
+    return {
+        name: sizes[-1] if sizes else None
+        for name, sizes in then.items()
+        if sizes or told[name][0][0] < opened
+    }
 
 
 def _resize(told: dict[str, list[tuple[int, Amounts | None]]], event: Event) -> None:
@@ -347,6 +370,10 @@ class _Span:
             self.ended_recorded = row.recorded_at
         elif row.type == Corrected.TYPE:
             self.loose = True
+            body = from_row(row).body
+            assert isinstance(body, Corrected)
+            told = [body.facts.get(name) for name in ("granted_at", "requested_at")]
+            self.begun = min([self.begun, *(at for at in told if at is not None)])
 
 
 class TabledHistory(History):
@@ -391,19 +418,22 @@ class TabledHistory(History):
         found = None
         if known >= self._log.head().position:
             found = self._select(
-                "SELECT pool, node, resource, amount, until_at FROM capacity"
-                f" WHERE pool IN ({marks}) AND since_at <= ? ORDER BY since_at",
-                (*sorted(pools), time),
+                "SELECT pool, node, resource, amount, since_at, until_at, opened_at"
+                f" FROM capacity JOIN pools USING (pool) WHERE pool IN ({marks}) ORDER BY since_at",
+                tuple(sorted(pools)),
             )
         if found is None:
             return super().sizes(pools, time, known)
         sizes: dict[str, Sizes] = {name: {} for name in pools}
-        for pool, node, resource, amount, until in found:
-            if until is None or until > time:
+        told: set[str] = set()
+        for pool, node, resource, amount, since, until, opened in found:
+            if since <= time:
+                told.add(pool)
+            if since <= time and (until is None or until > time):
                 sizes[pool][node] = {**(sizes[pool].get(node) or {}), resource: amount}
-            else:
+            elif since <= time or since < opened:
                 sizes[pool].setdefault(node, None)
-        return sizes
+        return {pool: nodes if pool in told else {} for pool, nodes in sizes.items()}
 
     def _select(self, sql: str, parameters: tuple[Any, ...]) -> list[Any] | None:
         # The tables may be deleted, rebuilt or broken at any time: the log knows as much.

@@ -64,7 +64,10 @@ def import_command(
 
     Facts keep their own times, and each is recorded once: a second import of a file changes nothing,
     and one that was interrupted is simply begun again. Rows that cannot be understood are kept in
-    FILE.rejects.csv with the reason.
+    FILE.rejects.csv with the reason. In lines of text, bytes that are not UTF-8 are read as Latin-1.
+
+    sacct: name JobID, Submit and State among the columns, the same ones each time, and keep steps in one
+    file with their jobs: a job that is put back keeps its id and gets another time of submission.
     """
     from leasebook.importers.rejects import Rejects, check_place
     from leasebook.importers.runner import Reading
@@ -90,6 +93,8 @@ def import_command(
             # What the error says is true of the last transaction; those before it are done.
             error.hint = f"{error.hint}; what was read before is recorded: import it again to go on"
             raise
+    if reading.source.recoded:
+        session.note(f"{reading.source.recoded:,} lines of {name} are no UTF-8: read as Latin-1")
     session.answer(_document(summary, kept, file, format), _text(summary, kept))
 
 

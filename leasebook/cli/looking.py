@@ -30,6 +30,7 @@ def list_command(ctx: click.Context, /, **wanted: Any) -> None:
     session = session_of(ctx)
     with session.open(read_only=True) as room:
         found = [handle.to_json() for handle in room.ask.list(**wanted)]
+        observed = any(pool["kind"] == "observed" for pool in room.ask.pools())
     if session.json:
         session.answer({"allocations": found})
         return
@@ -49,7 +50,10 @@ def list_command(ctx: click.Context, /, **wanted: Any) -> None:
         )
         for a in found
     ]
-    print(table(head, rows) if rows else "nothing is held, nobody waits")
+    where = " in managed pools" if observed else ""
+    print(table(head, rows) if rows else f"nothing is held, nobody waits{where}")
+    if observed:
+        print("what observed pools hold: `leasebook at now`")
 
 
 @verb("show")

@@ -159,7 +159,12 @@ def list_(ctx: click.Context) -> None:
     rows = [
         (
             p["name"],
-            *(amounts_text(p[what]) for what in ("capacity", "in_use", "free")),
+            amounts_text(p["capacity"]),
+            # What an observed pool holds is no part of the book, but of history.
+            *(
+                "?" if p["kind"] == "observed" else amounts_text(p[what])
+                for what in ("in_use", "free")
+            ),
             p["nodes_count"],
             p["waiting"],
             _remarks(p) or " ",
@@ -170,7 +175,7 @@ def list_(ctx: click.Context) -> None:
 
 
 def _remarks(pool: dict[str, Any]) -> str:
-    words = [] if pool["kind"] == "managed" else [pool["kind"]]
+    words = [] if pool["kind"] == "managed" else ["observed (its use: `leasebook at now`)"]
     return ", ".join(words + (["closed"] if pool["closed"] else []))
 
 

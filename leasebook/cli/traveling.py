@@ -197,6 +197,8 @@ def _queue_text(queue: Sequence[Json]) -> str:
 def _until(a: Json) -> str:
     if a["expires_at"] is not None:
         return str(a["expires_at"])
+    if a.get("seen_until") is not None:
+        return f"seen until {a['seen_until']}"
     process = a.get("process")
     return "" if process is None else f"process {process['pid']} ends"
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from leasebook.importers.base import Source, WrongFormat
+from leasebook.importers.base import LATIN_1, Source, WrongFormat
 from ledger.errors import InvalidInput
 
 CHUNK_BYTES: Final = 1 << 16
@@ -39,7 +39,7 @@ class JsonStream:
         self.array = False
         self._source = source
         self._stream = source.binary()
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")(LATIN_1)
         self._scan = json.JSONDecoder().raw_decode
         self._text = ""
         self._at = 0

@@ -7,7 +7,9 @@ was last seen active, and stays open; being powered off ends nothing, and an ``e
 with state ``active``. A migration, a resize and the like change where it is and how much it has.
 
 Notifications may come twice, late and in any order, in one file or several: what is said of an
-instance is gathered while there is room for it, and told piece by piece where there is not.
+instance is gathered while there is room for it, and told piece by piece where there is not. What it
+comes to depends on the notifications alone, so every move is told, even one to where it is already:
+another that came between them may turn up in a later file.
 """
 
 from __future__ import annotations
@@ -18,13 +20,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from leasebook.importers.base import Found, Inventory, Item, Options, Reject, Source, WrongFormat
+from leasebook.importers.base import (
+    Found,
+    Inventory,
+    Item,
+    Options,
+    Reject,
+    Source,
+    WrongFormat,
+    fit_name,
+)
 from leasebook.importers.json_stream import Broken, JsonStream
 from leasebook.importers.units import moment
-from ledger.amounts import NAME_LENGTH_MAX
-from ledger.commands import Fact
 from ledger.requests import Amounts, NodeSpec, Placement, Request
-from ledger.rules.history import UNKNOWN
+from ledger.rules.history import UNKNOWN, Notice
 from reports.lives import UNPLACED
 
 POOL: Final = "openstack"
@@ -58,10 +67,6 @@ class Spot:
     def placements(self) -> tuple[Placement, ...]:
         """As the ledger has it."""
         return (Placement(self.host, self.amounts, {}),)
-
-    def same(self, other: Spot | None) -> bool:
-        """Whether it is the same place and size."""
-        return other is not None and (self.host, self.amounts) == (other.host, other.amounts)
 
 
 @dataclass(slots=True)
@@ -152,17 +157,18 @@ class _Reader:
             value = _text(record, key)
             if value is not None:
                 one.metadata.setdefault(key, value)
-        if kind == "create.end" and (one.created is None or spot.at < one.created.at):
+        if kind == "create.end" and _sooner(spot, one.created):
             one.created = spot
-        elif kind == "delete.end" and (one.deleted is None or spot.at < one.deleted.at):
+        elif kind == "delete.end" and _sooner(spot, one.deleted):
             one.deleted = spot
         elif (
             kind != "exists" and spot.amounts and _MOVES.search(kind) and not _NO_MOVE.search(kind)
         ):
-            one.moves[spot.at] = spot
+            if _sooner(spot, one.moves.get(spot.at)):
+                one.moves[spot.at] = spot
             self.full = self.full or len(one.moves) > MOVES_MAX
         if (_text(record, "state") or "").lower() == "active":
-            if one.first_seen is None or spot.at < one.first_seen.at:
+            if _sooner(spot, one.first_seen):
                 one.first_seen = spot
             one.last_seen = max(spot.at, one.last_seen or spot.at)
 
@@ -184,53 +190,25 @@ class _Reader:
         if begun is not None and ended is not None and ended.at < begun.at:
             yield Reject(one.line, f"instance {name} was deleted before it was created", name)
             ended = None
-        if begun is not None:
-            yield self._found(name, one, began=begun, seen=one.last_seen, ended=ended)
-            return
-        first = one.first_seen
-        if first is None:
-            yield self._found(name, one, ended=ended)
-            return
-        # Where it was when it was first seen is no news of one that is known already, so it comes by
-        # itself: what else is said may be said of either.
-        yield self._found(name, one, first=first, seen=first.at)
-        if ended is not None or one.moves or one.last_seen != first.at:
-            # Two pieces, but no more notifications than were counted.
-            self._source.attached -= 1
-            yield self._found(name, one, seen=one.last_seen, ended=ended, after=first)
-
-    def _found(
-        self,
-        name: str,
-        one: Instance,
-        *,
-        began: Spot | None = None,
-        first: Spot | None = None,
-        after: Spot | None = None,
-        seen: int | None = None,
-        ended: Spot | None = None,
-    ) -> Found:
-        """One piece of what is known: a start, a first sight, or what came after it."""
-        start = began or first
-        if start is None and after is None and not one.moves:
-            start = ended
-        moves = [] if first else _changes(began, one.moves)
-        known = start or after or (moves[0] if moves else None)
-        amounts = known.amounts if known is not None else {}
-        ended_at = None if ended is None else ended.at
-        fact = Fact(
-            key=f"openstack:{name}"[:NAME_LENGTH_MAX],
+        # Where it stood when it was first heard of: its later moves say themselves where it went.
+        seen = [spot for spot in (one.first_seen, ended) if spot is not None]
+        first = begun or max(seen, key=_rank, default=None)
+        moves = [one.moves[at] for at in sorted(one.moves)]
+        known = first or moves[0]
+        notice = Notice(
+            key=fit_name(f"openstack:{name}") or "openstack",
             holder=_name(one.holder) or UNKNOWN,
-            request=Request(amounts),
+            request=Request(known.amounts),
             tenant=self._options.tenant or _name(one.tenant) or "default",
-            placements=start.placements() if start is not None and start.amounts else (),
-            began_at=None if began is None else began.at,
-            ended_at=ended_at,
-            seen_until=seen if ended_at is None else None,
+            placements=first.placements() if first is not None and first.amounts else (),
+            began_at=None if begun is None else begun.at,
+            ended_at=None if ended is None else ended.at,
+            seen_from=first.at if begun is None and first is not None else None,
+            seen_until=one.last_seen,
             moves=tuple((spot.at, spot.placements()) for spot in moves),
             metadata=dict(one.metadata) or None,
         )
-        return Found(one.line, self._pool, fact)
+        yield Found(one.line, self._pool, notice)
 
     # --- hypervisors -----------------------------------------------------------------------------
 
@@ -256,18 +234,13 @@ class _Reader:
             )
 
 
-def _changes(before: Spot | None, moves: Mapping[int, Spot]) -> list[Spot]:
-    """The moves that change anything, in order; after a known beginning only later ones.
+def _rank(spot: Spot) -> tuple[int, tuple[Any, ...]]:
+    """What makes one of two spots the first: its time, and at one instant what is greater."""
+    return -spot.at, (spot.host, sorted(spot.amounts.items()))
 
-    Where it was when it was first seen says nothing of where it had been before a move.
-    """
-    found: list[Spot] = []
-    for at in sorted(moves):
-        spot = moves[at]
-        if (before is not None and at < before.at) or spot.same(found[-1] if found else before):
-            continue
-        found.append(spot)
-    return found
+
+def _sooner(spot: Spot, than: Spot | None) -> bool:
+    return than is None or _rank(spot) > _rank(than)
 
 
 def date_in(name: str) -> int | None:
@@ -293,10 +266,7 @@ def _text(record: Mapping[str, Any], key: str) -> str | None:
 
 def _name(text: str | None) -> str | None:
     """A text made fit to be a name."""
-    if text is None:
-        return None
-    kept = "".join(c if c.isprintable() else "�" for c in text)
-    return kept.strip()[:NAME_LENGTH_MAX].strip() or None
+    return None if text is None else fit_name(text)
 
 
 def _generated(record: Mapping[str, Any], options: Options) -> int:

@@ -5,8 +5,11 @@ The intervals lie in a file of SQLite's own while an import runs, and are added 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
 
 from ledger.commands import Fact
 from ledger.requests import Amounts, Placement
@@ -23,6 +26,9 @@ class Overload:
     capacity: int
     at: int
 
+
+Size = tuple[int, Amounts]
+"""From when on (ns UTC) a node had which capacity; nothing where it had left."""
 
 _CREATE = (
     "CREATE TABLE held (key TEXT, pool TEXT, node TEXT, resource TEXT, amount INTEGER,"
@@ -79,21 +85,27 @@ class Overloads:
         ]
         self._database.executemany("INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def found(self, pool: str, capacity: Mapping[str, Amounts]) -> list[Overload]:
-        """The nodes of a pool that held more than their capacity (node → amounts)."""
+    def found(self, pool: str, sizes: Mapping[str, Sequence[Size]]) -> list[Overload]:
+        """Where the nodes of a pool held more than they had then, at the worst of it."""
         found: list[Overload] = []
-        where, most, held, peak = None, None, 0, 0
-        # Added up here, since sums of what others claim may be above what SQLite can hold.
-        for node, resource, at, delta in self._database.execute(_STEPS, {"pool": pool}):
-            if where != (node, resource):
-                where, held, peak = (node, resource), 0, 0
-                most = capacity.get(node, {}).get(resource)
-            held += delta
-            if most is not None and held > max(most, peak):
-                if peak:
-                    found.pop()
-                peak = held
-                found.append(Overload(pool, node, resource, held, most, at))
+        steps = self._database.execute(_STEPS, {"pool": pool})
+        for (node, resource), rows in groupby(steps, key=itemgetter(0, 1)):
+            # At one instant what there is counts before what is held.
+            changes = [(at, -1, amounts.get(resource)) for at, amounts in sizes.get(node, ())]
+            held, most = 0, None
+            worst: Overload | None = None
+            # Added up here, since sums of what others claim may be above what SQLite can hold.
+            moves = ((at, index, delta) for index, (_, _, at, delta) in enumerate(rows))
+            for at, index, amount in merge(changes, moves):
+                if index < 0:
+                    most = amount
+                else:
+                    held += amount or 0
+                least = 0 if worst is None else worst.held - worst.capacity
+                if most is not None and held - most > least:
+                    worst = Overload(pool, node, resource, held, most, at)
+            if worst is not None:
+                found.append(worst)
         return found
 
     def close(self) -> None:

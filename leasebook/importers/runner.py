@@ -23,12 +23,15 @@ from leasebook.importers.base import (
     WrongFormat,
     reader_of,
 )
-from leasebook.importers.overload import Overload, Overloads
+from leasebook.importers.overload import Overload, Overloads, Size
 from leasebook.importers.rejects import Rejects
 from ledger.amounts import check_name
+from ledger.codec import from_row
 from ledger.commands import Fact, OpenPool, RecordFacts
 from ledger.errors import InvalidInput
 from ledger.rules.facts import check_fact
+from ledger.rules.history import TIME_MAX
+from ledger.rules.inventories import Course, inventory_keys
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -179,7 +182,7 @@ class Runner:
         summary.waiting = sum(state == "waiting" for state in self._open.values())
         if self._overloads is not None:
             for pool in sorted(self._sized):
-                summary.over_capacity += self._overloads.found(pool, self._capacity(pool))
+                summary.over_capacity += self._overloads.found(pool, self._sizes(pool))
             self._overloads.close()
         summary.seconds = time.monotonic() - begun
         return summary
@@ -258,6 +261,22 @@ class Runner:
             return {node.name: dict(node.capacity) for node in nodes.values()}
 
         return self._writer.read(look)
+
+    def _sizes(self, name: str) -> dict[str, list[Size]]:
+        """What a pool's nodes had over time; before anything was said of it, what they have now."""
+        rows = [r for key in inventory_keys(name) for r in self._writer.log.rows_of_command(*key)]
+        course = Course(from_row(row) for row in sorted(rows))
+        begun = min(course.times, default=0)
+        now = self._capacity(name)
+        sizes: dict[str, list[Size]] = {}
+        for node in {**now, **course.nodes}:
+            told = course.nodes.get(node, [])
+            sizes[node] = [(-TIME_MAX, now.get(node, {}))]
+            if told and told[0][0] > begun:
+                # Others were told of before: it was not there.
+                sizes[node].append((begun, {}))
+            sizes[node] += [(at, {} if spec is None else spec.capacity) for at, spec in told]
+        return sizes
 
     def _take_nodes(self, inventory: Inventory) -> None:
         self.summary.nodes += len(inventory.nodes)

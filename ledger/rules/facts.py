@@ -11,17 +11,28 @@ from typing import Any
 
 from ledger.advance import ENDS
 from ledger.amounts import AMOUNT_MAX, RESOURCES_MAX, check_name, check_resource_name
-from ledger.book import Book, Pool
+from ledger.book import Book
 from ledger.canonical import canonical_json
 from ledger.codec import from_row
 from ledger.commands import Fact, RecordFacts
 from ledger.content import fact_digest
 from ledger.errors import InvalidInput, Reason
-from ledger.events import Cause, Event, NodeJoined, NodeLeft, PoolResized, UsageRecorded
+from ledger.events import Cause, Event, UsageRecorded
 from ledger.log import Row
 from ledger.requests import Amounts, Placement
 from ledger.rules.answers import Draft, No
-from ledger.rules.history import TIME_MAX, UNKNOWN, Life, Outcome, Said, begin, merge
+from ledger.rules.history import (
+    TIME_MAX,
+    UNKNOWN,
+    Life,
+    Notice,
+    Outcome,
+    Said,
+    begin,
+    merge,
+)
+from ledger.rules.inventories import inventory_keys, record_nodes
+from ledger.rules.notices import merge_notice
 from ledger.rules.validity import MAX_NODES, check_nodes
 
 MAX_FACTS = 10_000
@@ -199,11 +210,6 @@ def _check_usage(key: str, usage: UsageRecorded, good: set[str]) -> None:
 # --- the events of a command ---------------------------------------------------------------------
 
 
-def nodes_key(command: RecordFacts) -> tuple[str, str]:
-    """What an inventory is recorded under, once: its pool and the time it speaks of."""
-    return "", f"nodes:{command.pool}:{command.nodes_at}"
-
-
 def keys_of(command: RecordFacts) -> set[tuple[str, str]]:
     """What has to be looked up before a command is decided. Raises InvalidInput for bad names."""
     keys = {(fact.tenant, fact.key) for fact in command.facts}
@@ -213,7 +219,7 @@ def keys_of(command: RecordFacts) -> set[tuple[str, str]]:
             check_name("tenant", tenant)
             check_name("fact's key", key)
     if command.nodes:
-        keys.add(nodes_key(command))
+        keys.update(inventory_keys(command.pool))
     return keys
 
 
@@ -270,8 +276,8 @@ def record(
                 f" {past.first.position}",
                 "give the source's records another key",
             )
-    if command.nodes and nodes_key(command) not in known:
-        _record_nodes(draft, pool, command)
+    if command.nodes:
+        record_nodes(draft, pool, command, _inventories(command.pool, known))
     lives: dict[tuple[str, str], Life] = {}
     fresh: dict[tuple[str, str], tuple[int, int]] = {}
     outcomes = []
@@ -295,6 +301,17 @@ def record(
         lives[key] = life
         outcomes.append(_add(draft, pool.name, fact, life))
     return tuple(outcomes)
+
+
+def _inventories(pool: str, known: Known) -> list[Event]:
+    """What is known of a pool's nodes from inventories, in the order of positions."""
+    pasts = [known[key] for key in inventory_keys(pool) if key in known]
+    told = [event for past in pasts for event in [*map(from_row, past.rows), *past.events]]
+    return sorted(told, key=_position)
+
+
+def _position(event: Event) -> int:
+    return event.position
 
 
 def _outcome(what: str, state: str, elsewhere: bool = False) -> Outcome:
@@ -326,7 +343,11 @@ def _begin(
 
 def _add(draft: Draft, pool: str, fact: Fact, life: Life) -> Outcome:
     """What a fact adds to a life that has begun."""
-    said = merge(life, fact, draft.position + 1)
+    position = draft.position + 1
+    if isinstance(fact, Notice):
+        said = merge_notice(life, fact, position)
+    else:
+        said = merge(life, fact, position)
     if said:
         holder = life.holder if fact.holder == UNKNOWN else fact.holder
         task = life.task if fact.task is None else fact.task
@@ -378,22 +399,3 @@ def _write(
     draft.position = position
     draft.events += events
     return events
-
-
-def _record_nodes(draft: Draft, pool: Pool, command: RecordFacts) -> None:
-    """The nodes that a pool was seen to have, and has not in the book."""
-    cause = Cause(nodes_key(command)[1], "")
-    there = pool.space.nodes
-    bodies: list[Any] = [NodeJoined(one) for one in command.nodes if one.name not in there]
-    resized = tuple(
-        one
-        for one in command.nodes
-        if one.name in there and dict(there[one.name].capacity) != one.capacity
-    )
-    if resized:
-        bodies.append(PoolResized(resized))
-    if command.nodes_complete:
-        named = {one.name for one in command.nodes}
-        bodies += [NodeLeft(name) for name in there if name not in named]
-    for body in bodies:
-        draft.add(body, tenant="", pool=pool.name, cause=cause, at=command.nodes_at)

@@ -43,11 +43,19 @@ TIME_MAX = 2**62 - 1
 """The latest time of a fact, its negative the earliest: what lies between two of them can be stored."""
 NEVER_HELD = frozenset({"withdrawn", "timed_out"})
 """Ends of what never began."""
-_OTHERWISE = "another record of it says otherwise"
+OTHERWISE = "another record of it says otherwise"
 _BEFORE = "when it began is not in the record: it held at this time already"
 
 Said = list[tuple[AnyBody, int | None]]
 """New bodies and when they happened (None: now), in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Fact):
+    """A fact from a source that tells of one thing in many notices: see :mod:`ledger.rules.notices`.
+
+    Its placements are those at ``began_at``, or else at ``seen_from``.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,7 @@ class Life:
         "holder",
         "is_since_before",
         "moves",
+        "placed_at",
         "placements",
         "pool",
         "requested_at",
@@ -129,6 +138,7 @@ class Life:
         self.ended_by: str | None = None
         self.amounts: Amounts = {}
         self.placements: tuple[Placement, ...] = ()
+        self.placed_at: int | None = None
         self.moves: dict[int, tuple[Placement, ...]] = {}
         self.usages: list[UsageRecorded] = []
         self.said: set[tuple[Any, ...]] = set()
@@ -199,15 +209,17 @@ class Life:
         elif self.requested_at is not None and self.requested_at > event.at:
             self.requested_at = None
         if body.placements:
-            self._place(body.placements)
+            self._place(body.placements, event.at)
         self._hold_until(body.lease_until)
 
     def _say(self, name: str, value: Any) -> None:
         setattr(self, name, value)
         self.said.add((name, value))
 
-    def _place(self, placements: tuple[Placement, ...]) -> None:
+    def _place(self, placements: tuple[Placement, ...], at: int | None) -> None:
+        """It stood there at its start; ``at`` is when that was seen (None: as before)."""
         self.placements = placements
+        self.placed_at = self.placed_at if at is None else at
         self.amounts = amounts_of(placements)
         self.said.add(("placements", frozen(placements)))
 
@@ -216,18 +228,19 @@ class Life:
             self.held_until = until
 
     def _correct(self, facts: Mapping[str, Any]) -> None:
+        before = facts.get("granted_before")
         for name, value in facts.items():
             if name == "granted_at":
                 self.is_since_before = False
                 self._say(name, value)
             elif name == "placements":
-                self._place(tuple([Placement(**one) for one in value]))
+                seen = facts.get("granted_at") if before is None else before
+                self._place(tuple([Placement(**one) for one in value]), seen)
             elif name == "amounts":
                 self.amounts = value
                 self.said.add(("amounts", tuple(sorted(value.items()))))
             elif name in ("requested_at", "ended_at", "ended_by", "holder", "task"):
                 self._say(name, value)
-        before = facts.get("granted_before")
         if before is not None:
             # A time at which it was seen is no claim of when it began.
             self.is_since_before = True
@@ -269,7 +282,8 @@ def _queued(fact: Fact, at: int) -> Queued:
     return Queued(fact.request, min(at + MAX_TIME_NS, TIME_MAX), Reason.OBSERVED_POOL.value)
 
 
-def _ended(fact: Fact, holder: str, at: int, cause: str) -> AnyBody:
+def ended_as(fact: Fact, holder: str, at: int, cause: str) -> AnyBody:
+    """The body of an end at a time (ns UTC) and by a cause."""
     if cause == "released":
         return Released(holder)
     if cause == "expired":
@@ -292,28 +306,31 @@ def begin(fact: Fact, position: int) -> Said:
         assert asked is not None, "a fact says at least one time"
         said: Said = [(_queued(fact, asked), asked)]
         if ended is not None:
-            said.append((_ended(fact, fact.holder, ended, fact.ended_by), ended))
+            said.append((ended_as(fact, fact.holder, ended, fact.ended_by), ended))
         return said
-    said = [(_allocated(fact, fact.requested_at, start, ended=ended is not None), start)]
+    over = ended is not None and type(fact) is not Notice
+    said = [(_allocated(fact, fact.requested_at, start, ended=over), start)]
     if fact.began_at is None:
         said.append((_since_before(position, start), None))
     if fact.moves:
         held = fact.placements
-        for at, placed in sorted(fact.moves, key=_time_of):
-            said.append((_moved(amounts_of(held), placed), at))
+        for at, placed in sorted(fact.moves, key=time_of):
+            said.append((moved(amounts_of(held), placed), at))
             held = placed
     if fact.usage is not None:
         said.append((fact.usage, fact.usage.until))
     if ended is not None:
-        said.append((_ended(fact, fact.holder, ended, fact.ended_by), ended))
+        said.append((ended_as(fact, fact.holder, ended, fact.ended_by), ended))
     return said
 
 
-def _time_of(move: tuple[int, tuple[Placement, ...]]) -> int:
+def time_of(move: tuple[int, tuple[Placement, ...]]) -> int:
+    """When a move was, to sort by."""
     return move[0]
 
 
-def _moved(previous: Amounts, placed: tuple[Placement, ...]) -> Adjusted:
+def moved(previous: Amounts, placed: tuple[Placement, ...]) -> Adjusted:
+    """The body of a move from where it had ``previous``."""
     return Adjusted(amounts_of(placed), previous, placed, IMPORT, "moved")
 
 
@@ -334,24 +351,24 @@ def merge(life: Life, fact: Fact, position: int) -> Said:
         if fact.began_at is None:
             said.append((_since_before(position, start), None))
     else:
-        _claim(life, truth, "requested_at", fact.requested_at)
+        claim(life, truth, "requested_at", fact.requested_at)
         _claim_start(life, truth, fact, start)
-    _claim(life, truth, "holder", None if fact.holder == UNKNOWN else fact.holder)
-    _claim(life, truth, "task", fact.task)
+    claim(life, truth, "holder", None if fact.holder == UNKNOWN else fact.holder)
+    claim(life, truth, "task", fact.task)
     said += [
-        (_moved(life.amounts_before(at), placed), at)
-        for at, placed in sorted(fact.moves, key=_time_of)
+        (moved(life.amounts_before(at), placed), at)
+        for at, placed in sorted(fact.moves, key=time_of)
         if ("move", at, frozen(placed)) not in life.said
     ]
     if fact.usage is not None and fact.usage not in life.usages:
         said.append((fact.usage, fact.usage.until))
     _add_end(life, truth, fact, said, grants=grants)
     if truth:
-        said.append((Corrected(life.start or life.first, _OTHERWISE, IMPORT, truth), None))
+        said.append((Corrected(life.start or life.first, OTHERWISE, IMPORT, truth), None))
     return said
 
 
-def _claim(life: Life, truth: dict[str, Any], name: str, value: Any) -> None:
+def claim(life: Life, truth: dict[str, Any], name: str, value: Any) -> None:
     """Note what a fact says otherwise, unless that has been said before."""
     if value is not None and value != getattr(life, name) and (name, value) not in life.said:
         truth[name] = value
@@ -365,21 +382,21 @@ def _claim_start(life: Life, truth: dict[str, Any], fact: Fact, start: int | Non
         if life.is_since_before:
             truth["granted_at"] = start
         else:
-            _claim(life, truth, "granted_at", start)
+            claim(life, truth, "granted_at", start)
     elif life.is_since_before and start < life.granted_at:
         truth["granted_at"] = truth["granted_before"] = start
     says_where = fact.began_at is not None or fact.seen_from is not None or not life.placements
     if fact.placements and says_where:
         placed = frozen(fact.placements)
         if placed != frozen(life.placements) and ("placements", placed) not in life.said:
-            truth["placements"] = [_plain(one) for one in fact.placements]
+            truth["placements"] = [plain(one) for one in fact.placements]
     elif fact.began_at is not None and not life.placements and fact.request.amounts:
         asked = fact.request.amounts
         if asked != life.amounts and ("amounts", tuple(sorted(asked.items()))) not in life.said:
             truth["amounts"] = asked
 
 
-def _plain(placement: Placement) -> dict[str, Any]:
+def plain(placement: Placement) -> dict[str, Any]:
     """A placement as it stands in a correction: the arguments that make it again."""
     plain: dict[str, Any] = {
         "node": placement.node,
@@ -400,10 +417,10 @@ def _add_end(life: Life, truth: dict[str, Any], fact: Fact, said: Said, *, grant
     if ended is not None:
         if life.ended_at is None or grants:
             holder = life.holder if fact.holder == UNKNOWN else fact.holder
-            said.append((_ended(fact, holder, ended, cause), ended))
+            said.append((ended_as(fact, holder, ended, cause), ended))
         else:
-            _claim(life, truth, "ended_at", ended)
-            _claim(life, truth, "ended_by", cause)
+            claim(life, truth, "ended_at", ended)
+            claim(life, truth, "ended_by", cause)
         return
     seen = fact.seen_until
     if grants or life.ended_at is not None or seen is None or life.granted_at is None:

@@ -208,6 +208,11 @@ class Life:
 
     # --- of observed pools -----------------------------------------------------------------------
 
+    def heard_of(self) -> list[int]:
+        """The times (ns UTC) at which something is known of it."""
+        said = (self.requested_at, self.granted_at, self.expires_at, self.ended_at)
+        return [at for at in said if at is not None] + [move[0] for move in self.moves or ()]
+
     def move(self, at: int, amounts: dict[str, int], placements: list[dict[str, Any]]) -> None:
         """It had these amounts there from ``at`` on; what was told of that instant before is gone."""
         moves = self.moves or [[self.granted_at, self.amounts, self.placements]]
@@ -309,6 +314,7 @@ def redrawn(life: Life) -> list[Span]:
     moves = life.moves or [[life.granted_at, life.amounts, life.placements]]
     begun, ended = life.granted_at, life.ended_at
     spans: list[Span] = []
+    before: list[Span] = []
     seq = 0
     for index, (at, amounts, placements) in enumerate(moves):
         since = max(at, begun)
@@ -320,6 +326,20 @@ def redrawn(life: Life) -> list[Span]:
             # Nothing of it lies between the grant and the end.
             continue
         end = None if until is None else max(until, since)
-        spans += _of_placements(life, seq, _placed(life, amounts, placements), since, end)
+        drawn = _of_placements(life, seq, _placed(life, amounts, placements), since, end)
+        if spans and _goes_on(before, drawn):
+            # It was told to have gone where it was already.
+            for span in before:
+                span.until = end
+            continue
+        spans += drawn
+        before = drawn
         seq += 1
     return spans
+
+
+def _goes_on(before: list[Span], after: list[Span]) -> bool:
+    """Whether the second spans say of a later time what the first say of an earlier one."""
+    return [(s.node, s.resource, s.amount) for s in before] == [
+        (s.node, s.resource, s.amount) for s in after
+    ]

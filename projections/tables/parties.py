@@ -80,6 +80,7 @@ class _Parties(Projection):
     on another allocation nothing is added, since it is granted there.
     """
 
+    version: ClassVar[int] = 2
     column: ClassVar[str]
 
     def __init__(self) -> None:
@@ -114,6 +115,16 @@ class _Parties(Projection):
         if row["last_at"] is None or at > row["last_at"]:
             row["last_at"] = at
 
+    def _hear(self, row: Row, e: Seen) -> None:
+        """Note when it was. What was elsewhere was at its own times, whenever it was written down."""
+        if e.life.kind != "observed":
+            self._seen(row, e.at)
+            return
+        times = e.life.heard_of()
+        if times:
+            self._seen(row, min(times))
+            self._seen(row, max(times))
+
     @abstractmethod
     def _names(self, e: Seen) -> tuple[str | None, str | None]:
         """Whose it was before the event, and whose it is."""
@@ -137,7 +148,7 @@ class _Parties(Projection):
                 row["wait_ns"] -= was[3] or 0
             else:
                 row["allocations"] += 1
-            self._seen(row, e.at)
+            self._hear(row, e)
         if e.closed or e.opened or e.removed:
             self._spans(e, life)
 
@@ -145,6 +156,10 @@ class _Parties(Projection):
         """A record of something else may name whose it was, where nobody had said so."""
         if e.was is not None and (e.was[1] != e.life.holder or e.was[2] != e.life.task):
             self._live_event(e)
+        elif e.was is not None and e.life.kind == "observed":
+            name = self._names(e)[1]
+            if name is not None:
+                self._hear(self._party(e.life.tenant, name), e)
 
     def _spans(self, e: Seen, life: Any) -> None:
         """Add what spans came to that have ended, for whose they were at their time."""

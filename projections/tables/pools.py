@@ -107,6 +107,7 @@ class Pools(Projection):
     """
 
     name: ClassVar[str] = "pools"
+    version: ClassVar[int] = 2
     tables: ClassVar[tuple[Table, ...]] = (POOLS, NODES, NODE_RESOURCES, DEVICES, CAPACITY)
     views: ClassVar[dict[str, str]] = {"pool_resources": POOL_RESOURCES}
 
@@ -123,6 +124,13 @@ class Pools(Projection):
             "devices": self._devices,
             "capacity": self._capacity,
         }
+        # Pool → the latest time at which anything is said of its capacity.
+        self._latest: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """As :meth:`Projection.forget`."""
+        super().forget()
+        self._latest.clear()
 
     def handlers(self) -> dict[str, Handler]:
         """As :meth:`Projection.handlers`."""
@@ -213,6 +221,29 @@ class Pools(Projection):
         row["until_at"] = at
         self._capacity.put(key, row)
 
+    def _cut(self, pool: str, sizes: dict[str, Iterable[str] | None], at: int) -> None:
+        """What was said of these nodes' resources (None: of all) for times from ``at`` on is gone.
+
+        An inventory may come after a newer one. Who speaks last is right from its time on.
+        """
+        latest = self._latest.get(pool)
+        if latest is None:
+            rows = self._capacity.under(pool)
+            times = [row["until_at"] or row["since_at"] for _, row in rows]
+            latest = max(times, default=at)
+        self._latest[pool] = max(latest, at)
+        if at >= latest:
+            return
+        for key, row in list(self._capacity.under(pool)):
+            resources = sizes.get(key[1], ())
+            if resources is not None and key[2] not in resources:
+                continue
+            if row["since_at"] >= at:
+                self._capacity.drop(key)
+            elif row["until_at"] is None or row["until_at"] > at:
+                row["until_at"] = at
+                self._capacity.put(key, row)
+
     def _count_cards(self, pool: str, node: str, resource: str, count: int) -> None:
         wanted = {str(index) for index in range(count)}
         for key, row in list(self._devices.under(pool, node, resource)):
@@ -240,19 +271,26 @@ class Pools(Projection):
         self._nodes.drop((pool, node))
         for key, row in list(self._amounts.under(pool, node)):
             self._end_capacity(pool, node, key[2], row["capacity_since_at"], at)
-            self._amounts.drop(key)
+            if row["in_use"]:
+                # What was observed there has not ended with it.
+                row["capacity"] = row["capacity_since_at"] = None
+                self._amounts.put(key, row)
+            else:
+                self._amounts.drop(key)
         for key, _ in list(self._devices.under(pool, node)):
             self._devices.drop(key)
 
     def _resized(self, e: Seen) -> None:
         assert e.pool is not None
+        self._cut(e.pool, {spec["name"]: spec["capacity"] for spec in e.data["nodes"]}, e.at)
         for spec in e.data["nodes"]:
             row = self._nodes.get((e.pool, spec["name"]))
             if row is None:
                 raise ValueError(f"pool_resized is about {spec['name']}, which is not in {e.pool}")
             if spec.get("labels") is not None:
                 row["labels"] = spec["labels"]
-                self._nodes.put((e.pool, spec["name"]), row)
+            row["joined_at"] = min(row["joined_at"], e.at)
+            self._nodes.put((e.pool, spec["name"]), row)
             for resource, amount in spec["capacity"].items():
                 self._size(e.pool, spec["name"], resource, amount, e.at)
 
@@ -262,11 +300,14 @@ class Pools(Projection):
     def _joined(self, e: Seen) -> None:
         assert e.pool is not None
         self._pool(e)["nodes"] += 1
+        spec = e.data["node"]
+        self._cut(e.pool, {spec["name"]: spec["capacity"]}, e.at)
         self._add(e.pool, e.data["node"], e.at)
 
     def _left(self, e: Seen) -> None:
         assert e.pool is not None
         self._pool(e)["nodes"] -= 1
+        self._cut(e.pool, {e.data["node"]: None}, e.at)
         self._remove(e.pool, e.data["node"], e.at)
 
     def _cordoned(self, e: Seen) -> None:

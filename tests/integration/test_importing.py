@@ -140,8 +140,9 @@ def test_a_newer_dump_adds_only_what_is_new_and_contradictions_are_corrected(
     assert told["facts"] == {"new": 1, "added": 1, "corrected": 1, "known": 1, "elsewhere": 0}
     assert told["events"] == 4
     lives = lives_of(lb)
-    assert lives["sacct:far:1"].ended_at == moment("2020-01-01T01:01:00")
-    assert lives["sacct:far:3"].ended_at == moment("2020-01-01T02:00:00")
+    submitted = moment("2020-01-01T00:00:00") // SECOND
+    assert lives[f"sacct:far:1@{submitted}"].ended_at == moment("2020-01-01T01:01:00")
+    assert lives[f"sacct:far:3@{submitted}"].ended_at == moment("2020-01-01T02:00:00")
     # The older file, late and out of order, says nothing new.
     assert lb.ok("import", old, "--format", "sacct")["events"] == 0
 
@@ -285,12 +286,13 @@ def test_an_import_interrupted_half_way_loses_nothing_and_goes_on(
     lb: CommandLine, tmp_path: Path, how: signal.Signals
 ) -> None:
     rows = 6_000
-    whole = tmp_path / "whole.log"
-    write_log(whole, rows)
+    whole = tmp_path / "whole.swf"
+    jobs = (f"{n} {n} 5 100 2" + " -1" * 5 + " 1 3" + " -1" * 6 for n in range(rows))
+    lines = ["; Version: 2\n", *(f"{one}\n" for one in jobs)]
+    whole.write_text("".join(lines))
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    process = lb.process("import", str(pipe), "--format", "sacct")
-    lines = whole.read_text().splitlines(keepends=True)
+    process = lb.process("import", str(pipe), "--format", "swf", "--pool", "far")
     with pipe.open("w") as feeding:
         # More than two transactions' worth, and then it waits for the rest that never comes.
         feeding.writelines(lines[:4_500])
@@ -302,7 +304,7 @@ def test_an_import_interrupted_half_way_loses_nothing_and_goes_on(
     done = len(lives_of(lb))
     assert 2_000 <= done < rows
     assert lb("verify").code == 0
-    told = lb.ok("import", str(whole), "--format", "sacct")
+    told = lb.ok("import", str(whole), "--format", "swf", "--pool", "far")
     assert told["facts"]["new"] == rows - done
     assert told["facts"]["known"] == done
     lives = lives_of(lb)

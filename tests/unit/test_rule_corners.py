@@ -459,7 +459,7 @@ def test_an_inventory_that_is_not_written_yet_is_known_by_its_key() -> None:
     )
     events = s.when(seen)
     assert kinds(events) == ["node_joined"]
-    assert list(by_key([], [], events)) == [("", "nodes:far:7")]
+    assert list(by_key([], [], events)) == [("", "nodes:far:part")]
 
 
 @pytest.mark.parametrize(("cards", "says"), [(10_001, "at most 10000 cards"), (None, "whole")])

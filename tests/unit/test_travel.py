@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leasebook.moments import state_out
 from ledger import snapshots as snapshots_module
 from ledger import writer as writer_module
 from ledger.advance import ENDS
@@ -26,6 +27,7 @@ from ledger.requests import NodeSpec, Placement, Request
 from ledger.snapshots import Snapshots
 from ledger.sqlite_driver import sqlite3
 from ledger.step import is_due, settle_due
+from ledger.times import rfc3339
 from projections import past as past_module
 from projections.difference import difference
 from projections.past import Past
@@ -832,3 +834,20 @@ def test_in_a_bundle_what_draws_on_another_ends_with_it_too(ledger: Ledger) -> N
     bundle = Travel(past, now=rows[-1].recorded_at + 60 * SECOND)
     assert len(bundle.state(bundle.moment("time", rows[-1].recorded_at)).held()) == 2
     assert bundle.state(bundle.head()).held() == []
+
+
+def test_what_never_ended_is_shown_until_it_was_last_seen_and_never_as_expiring(
+    imported: Any,
+) -> None:
+    ledger, ask = imported
+
+    def seen(second: int) -> Fact:
+        return _fact("z", 5, None, seen_until=LONG_AGO + second * SECOND)
+
+    _import(ledger, seen(20), _fact("a", 5, 90))
+    _import(ledger, seen(60))
+    shown = state_out(at(ask(), LONG_AGO + 10 * SECOND), "far")["allocations"]
+    assert [(a["expires_at"], a["seen_until"]) for a in shown] == [
+        (None, rfc3339(LONG_AGO + 60 * SECOND)),
+        (None, rfc3339(LONG_AGO + 90 * SECOND)),
+    ]
