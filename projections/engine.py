@@ -28,6 +28,7 @@ from projections.feeding import KNOWN, LIVES, Feed, Stopped
 from projections.past import Readable
 from projections.standing import Progress, Status, known_names, status_of
 from projections.tables import PROJECTIONS
+from projections.views_damage import require_place
 from projections.views_file import Mark
 
 if TYPE_CHECKING:
@@ -79,19 +80,14 @@ class Engine:
     def rebuild(self, names: Iterable[str] | None = None) -> Progress:
         """Make projections (all, or these) anew beside the live ones, then put them in their place.
 
-        Meanwhile the live ones go on. Raises LedgerUnavailable where another process does the same,
-        InvalidInput for an unknown name.
+        Meanwhile the live ones go on. Where all are wanted, a file that is damaged is taken away first.
+        Raises LedgerUnavailable where another process does the same, InvalidInput for an unknown name.
         """
-        from projections.rebuilding import rebuild
+        from projections.rebuilding import rebuild_all
 
         wanted = known_names(names)
-        with self._lock, views.speaking_of(self.path):
-            self._prepare()
-            if not rebuild(self, wanted, "asked for"):
-                raise LedgerUnavailable(
-                    "another process is making projections anew", "wait until it is done"
-                )
-            return self._progress(self._advance(None), wanted)
+        with self._lock:
+            return rebuild_all(self, wanted, may_discard=names is None)
 
     def check(self, names: Iterable[str] | None = None) -> Difference | None:
         """Make projections anew aside and compare: the first difference, or None.
@@ -121,6 +117,7 @@ class Engine:
 
     def connect(self) -> sqlite3.Connection:
         """A new connection to the tables, for reading only; the caller closes it."""
+        require_place(self.path)
         if not self.path.exists():
             raise LedgerUnavailable(f"there is no {self.path}", "catch the projections up first")
         with views.speaking_of(self.path):

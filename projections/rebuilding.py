@@ -21,6 +21,7 @@ from projections.views_file import Mark
 
 if TYPE_CHECKING:
     from projections.engine import Engine
+    from projections.standing import Progress
 
 CHUNKS_BETWEEN = 5
 """How many chunks are taken before the live projections are brought up in between."""
@@ -42,6 +43,51 @@ def _alone(engine: Engine) -> Iterator[bool]:
         yield True
     finally:
         os.close(handle)
+
+
+def rebuild_all(engine: Engine, names: tuple[str, ...], *, may_discard: bool) -> Progress:
+    """As :meth:`projections.engine.Engine.rebuild`, of these names.
+
+    ``may_discard``: a file that is damaged is taken away before. It holds nothing but what can be made
+    anew, of all projections.
+    """
+    if not may_discard:
+        return _made_anew(engine, names)
+    _take_away_damaged(engine)
+    used, _ = views.identity(engine.path)
+    try:
+        return _made_anew(engine, names)
+    except views.ViewsDamaged:
+        # Some damage shows only where a page is used.
+        _take_away_damaged(engine, used)
+        return _made_anew(engine, names)
+
+
+def _made_anew(engine: Engine, names: tuple[str, ...]) -> Progress:
+    with views.speaking_of(engine.path):
+        engine._prepare()
+        if not rebuild(engine, names, "asked for"):
+            raise _busy()
+        return engine._progress(engine._advance(None), names)
+
+
+def _take_away_damaged(engine: Engine, used: object = None) -> None:
+    """Take the file away if a look at all of it shows damage, or it is the one that failed in use.
+
+    Raises LedgerUnavailable where another process is at it.
+    """
+    with views.speaking_of(engine.path), _alone(engine) as alone:
+        # Nobody takes the file away while another one looks at it, or has just made it anew.
+        if not alone:
+            raise _busy()
+        same = used is not None and views.identity(engine.path)[0] == used
+        if same or views.damage(engine.path) is not None:
+            engine.close()
+            views.discard(engine.path)
+
+
+def _busy() -> LedgerUnavailable:
+    return LedgerUnavailable("another process is making projections anew", "wait until it is done")
 
 
 def rebuild(engine: Engine, names: tuple[str, ...], note: str, *, stale: bool = False) -> bool:

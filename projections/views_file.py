@@ -9,21 +9,27 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ledger.errors import LeasebookError, LedgerReadOnly, LedgerUnavailable
 from ledger.forks import no_fork
 from ledger.quick import dataclass
-from ledger.sqlite_driver import DRIVER_ERRORS, connect, sqlite3, translate
+from ledger.sqlite_driver import connect, sqlite3
 from projections.tables import PROJECTIONS
 from projections.tables.base import Projection, Table, quoted
+from projections.views_damage import ViewsDamaged as ViewsDamaged
+from projections.views_damage import damage as damage
+from projections.views_damage import discard as discard
+from projections.views_damage import require_place
+from projections.views_damage import speaking_of as speaking_of
 
 PATIENCE_S = 30.0
 """How long a transaction waits for others that write views at that moment."""
 
 CACHE_KIB = 65_536
+WAL_TRIES = 50
 WAL_PAGES = 8_192
 """Moving the write-ahead log into the file seldom saves a tenth of a catch-up, for 32 MiB of disk."""
 
@@ -88,46 +94,37 @@ class Mark:
         )
 
 
-@contextmanager
-def speaking_of(path: Path) -> Iterator[None]:
-    """The driver's errors leave as the house's, with what to do about a file that can be made anew."""
-    try:
-        yield
-    except DRIVER_ERRORS as error:
-        raise _translated(error, path) from error
-    except OSError as error:
-        raise LedgerReadOnly(
-            f"{path} cannot be written ({error.strerror or error})",
-            "check the permissions of the file and its folder",
-        ) from error
-
-
-def _translated(error: Exception, path: Path) -> LeasebookError:
-    found = translate(error, path)
-    if type(found).__name__ == "LedgerCorrupt":
-        return LedgerUnavailable(
-            f"{path} is damaged ({error})", "delete it and try again: it is made anew from the log"
-        )
-    return found
-
-
 def open_views(path: Path, *, create: bool = True) -> sqlite3.Connection:
     """A connection to the views file, which is made where it is not there.
 
     Raises: the driver's own errors and OSError; use it inside :func:`speaking_of`.
     """
+    require_place(path)
     if create and not path.exists():
         with contextlib.suppress(FileExistsError):
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
             os.close(os.open(path, flags, 0o600))
     with no_fork():
         connection = connect(path, patience_s=PATIENCE_S)
-        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        _use_wal(connection)
         # As for the snapshots beside: whatever a power cut takes can be made anew from the log.
         connection.execute("PRAGMA synchronous = OFF").close()
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}").close()
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}").fetchone()
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Have a write-ahead log. Where others make the file at this moment, SQLite does not wait itself."""
+    for left in reversed(range(WAL_TRIES)):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or not left:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def identity(path: Path) -> tuple[object, object]:

@@ -130,14 +130,14 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 def facts_text(facts: Mapping[str, Any]) -> str:
     """Facts of any kind: ``ended by: released, granted at: 2026-11-22 06:49:00``.
 
-    Names that end in ``_at`` or ``until`` hold times (ns UTC), those in ``_ns`` durations.
+    Names that end in ``_at``, ``_before`` or ``until`` hold times (ns UTC), those in ``_ns`` durations.
     """
     return ", ".join(f"{words(name)}: {_fact(name, value)}" for name, value in facts.items())
 
 
 def _fact(name: str, value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        if name.endswith(("_at", "until", "since", "deadline")):
+        if name.endswith(("_at", "_before", "until", "since", "deadline")):
             return moment_text(value)
         if name.endswith("_ns"):
             return lasting(value)

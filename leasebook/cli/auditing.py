@@ -6,16 +6,19 @@ import io
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from leasebook.cli.failures import UNPROVEN
+from leasebook.cli.failures import UNPROVEN, Failure
 from leasebook.cli.options import filters, session_of, verb
 from leasebook.cli.session import Room, to_json
 
 if TYPE_CHECKING:
+    from projections.engine import Engine
     from reports.audit import Asked, Trail
     from reports.exporting.exports import Table
 
@@ -195,7 +198,8 @@ def export_command(
     """The log as JSON Lines or Parquet, for DuckDB, Spark and other tools.
 
     JSON Lines hold every column: with them alone the chain can be computed again. Parquet goes into a
-    folder, one partition for each day of recording, and a manifest says what belongs to it.
+    folder, one partition for each day of recording, and a manifest says what belongs to it. Events are
+    checked as they are read: at the first that is not as it was recorded it ends with exit code 6.
     """
     session = session_of(ctx)
     form = form or ("parquet" if out.endswith(".parquet") else "jsonl")
@@ -214,7 +218,7 @@ def export_command(
                 )
             done = _export_table(room, what, out, form, force)
         else:
-            done = _export_events(room, out, form, bounds, force)
+            done = _checked_export(room, out, form, bounds, force)
     if out != "-":
         span = (
             f", {done['first_position']} to {done['last_position']}"
@@ -222,6 +226,20 @@ def export_command(
             else ""
         )
         session.answer(done, f"{out}  {done['rows']} {what}{span}")
+
+
+def _checked_export(
+    room: Room, out: str, form: str, bounds: dict[str, Any], force: bool
+) -> dict[str, Any]:
+    """As :func:`_export_events`. Raises Failure, with the exit code of what is not proven."""
+    from ledger.errors import LedgerCorrupt
+
+    try:
+        return _export_events(room, out, form, bounds, force)
+    except LedgerCorrupt as error:
+        if out == "-":
+            sys.stdout.buffer.flush()
+        raise Failure("corrupt", error.message, error.hint, UNPROVEN) from error
 
 
 def _export_events(
@@ -249,17 +267,11 @@ def _export_table(room: Room, what: str, out: str, form: str, force: bool) -> di
     from contextlib import closing
 
     from ledger.errors import InvalidInput
-    from projections.engine import Engine
     from reports.exporting.exports import export_table, table_lines
     from reports.exporting.jsonl import write_lines
 
-    ledger = room.ledger
-    if ledger.path is None:
-        raise InvalidInput("a ledger in memory has no tables", "open one in a file")
-    engine = Engine(ledger.writer.log, ledger.path)
-    engine.catch_up()
-    with closing(engine.connect()) as connection:
-        table = _table(connection, what, ledger.writer.log.head().position)
+    with _caught_up(room) as engine, closing(engine.connect()) as connection:
+        table = _table(connection, what, engine.log.head().position)
         if out == "-":
             if form != "jsonl":
                 raise InvalidInput(f"{form} cannot go to stdout here", "give --out FILE")
@@ -270,6 +282,28 @@ def _export_table(room: Room, what: str, out: str, form: str, force: bool) -> di
         if path.is_dir() or out.endswith("/"):
             path = path / f"{what}.{form}"
         return export_table(table, path, form, force=force)
+
+
+@contextmanager
+def _caught_up(room: Room) -> Iterator[Engine]:
+    """The projections at the head: the ledger's own, or for who may only read some of his own."""
+    from tempfile import TemporaryDirectory
+
+    from ledger.errors import InvalidInput, LedgerReadOnly
+    from projections.engine import Engine, views_path
+
+    ledger = room.ledger
+    if ledger.path is None:
+        raise InvalidInput("a ledger in memory has no tables", "open one in a file")
+    with ExitStack() as stack:
+        engine = stack.enter_context(Engine(ledger.writer.log, views_path(ledger.path)))
+        try:
+            engine.catch_up()
+        except LedgerReadOnly:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            engine = stack.enter_context(Engine(ledger.writer.log, folder / "views.db"))
+            engine.catch_up()
+        yield engine
 
 
 def _table(connection: Any, what: str, position: int) -> Table:

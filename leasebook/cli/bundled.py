@@ -100,12 +100,12 @@ class _BundleQuestions(Questions):
         return self._reader.events_of(allocation)
 
     def moments(self) -> Moments:
-        """The bundle's past."""
-        from leasebook.moments import Moments
+        """The bundle's past, as far as it is in it."""
+        from leasebook.cli.bundle_moments import BundleMoments
         from projections.travel import Travel
 
-        now = self._reader.now
-        return Moments(Travel(self._reader.bundle.past(), now=now), now)
+        now, bundle = self._reader.now, self._reader.bundle
+        return BundleMoments(Travel(bundle.past(), now=now), now, bundle.manifest)
 
 
 def _told_by(a: Allocation) -> Iterator[Event]:

@@ -54,7 +54,11 @@ def status_command(ctx: click.Context) -> None:
 @names_given
 @click.pass_context
 def rebuild_command(ctx: click.Context, names: tuple[str, ...]) -> None:
-    """Make projections anew (these, or all) while the present ones go on answering."""
+    """Make projections anew (these, or all) while the present ones go on answering.
+
+    Without names it also mends a file that is damaged: that is taken away first, as all in it comes
+    from the log.
+    """
     session = session_of(ctx)
     for engine in _engine(session):
         progress = engine.rebuild(names or None)

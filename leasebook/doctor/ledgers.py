@@ -77,6 +77,7 @@ def examine_ledger(path: Path) -> list[Finding]:
         findings += what_is_in_it
         if all("could not be examined" not in finding.message for finding in what_is_in_it):
             findings += guarded("clock", lambda: wall_clock(log))
+            findings += guarded("projections", lambda: projections(log.path))
             findings += guarded("alerts", lambda: alerts(log))
             findings += guarded("growth", lambda: growth(log))
     finally:
@@ -210,6 +211,21 @@ def record(log: Any) -> Iterator[Finding]:
         yield Finding("ledger", "bad", said, hint, facts)
     else:
         yield Finding("ledger", "ok", said, "", facts)
+
+
+def projections(path: Path) -> Iterator[Finding]:
+    """Whether the file of the projections, if there is one, is sound as a database."""
+    from projections.engine import views_path
+    from projections.views_damage import MAKE_ANEW, damage
+
+    views = views_path(path)
+    found = damage(views)
+    facts = {"path": str(views), "bytes": views.stat().st_size if views.exists() else None}
+    if found is not None:
+        said = f"{found}; the ledger itself is not concerned, but reports cannot be made"
+        yield Finding("projections", "bad", said, MAKE_ANEW, facts)
+    elif views.exists():
+        yield Finding("projections", "ok", f"{views} can be read, page by page", "", facts)
 
 
 def wall_clock(log: Any | None) -> Iterator[Finding]:

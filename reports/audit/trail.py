@@ -16,6 +16,7 @@ from ledger.errors import LimitExceeded, Reason, Refused
 from ledger.events import Ending, Event, Reclaimed, TimeExtended
 from ledger.log import GENESIS, Row
 from projections.past import Readable
+from projections.travel_history import Tale
 from reports.audit.entries import (
     BEGINS,
     EVENTS_MAX,
@@ -239,19 +240,24 @@ class _Pass:
         return tuple(sorted(p for p in proofs if p in self._entries))
 
     def _state_of(self, allocation: str) -> Allocation | None:
-        """An allocation as all that was recorded of it makes it; None where that cannot be read."""
+        """An allocation as all that was recorded of it makes it; None where that cannot be read.
+
+        In an observed pool what a correction tells counts: that is all that is known of it.
+        """
         rows = self._log.rows_of_allocation(allocation)
         renewal = self._renewals.get(allocation)
         events = [read_event(row) for row in [*rows, *([renewal] if renewal else [])]]
         own = [event for event in events if event is not None]
         state: Allocation | None = None
         try:
+            if rows and rows[0].pool in self._observed:
+                return Tale(own).last
             for event in sorted([*own, *self._extensions], key=lambda e: e.position):
                 if isinstance(event.body, TimeExtended):
                     state = None if state is None else _extended(state, event.body)
                 else:
                     state = advance(state, event)
-        except (*_MISFITS, AssertionError):
+        except (*_MISFITS, KeyError, AssertionError):
             return None
         return state
 

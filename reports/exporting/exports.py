@@ -15,6 +15,7 @@ from ledger.times import rfc3339
 from projections.past import Readable
 from reports.audit.entries import data_of
 from reports.audit.writing import subject_of_row
+from reports.exporting.checking import Checked
 from reports.exporting.cloudevents import cloud_event, source_of
 from reports.exporting.destination import (
     PARTIAL,
@@ -63,7 +64,11 @@ class Count:
 
 
 class EventExport:
-    """One export of a log's events, up to the head at the moment it is made."""
+    """One export of a log's events, up to the head at the moment it is made.
+
+    Rows are checked as they are read: what writes them raises LedgerCorrupt at the first one that is
+    not as it was recorded. A file or folder is left as it was then; a stream ends before that row.
+    """
 
     def __init__(self, log: Readable, wanted: Wanted, now: int) -> None:
         """Raises InvalidInput for positions that are not there."""
@@ -88,8 +93,8 @@ class EventExport:
             wanted.format,
             wanted.after,
             self.last,
-            _hash_at(self._log, self.last),
-            _hash_at(self._log, wanted.after),
+            _hash_at(self._log, self.last).hex(),
+            _hash_at(self._log, wanted.after).hex(),
             rfc3339(self._now),
             None if wanted.since is None else rfc3339(wanted.since),
             None if wanted.until is None else rfc3339(wanted.until),
@@ -97,9 +102,10 @@ class EventExport:
         )
 
     def rows(self) -> Iterator[Row]:
-        """The events wanted, in order."""
+        """The events wanted, in order. Raises LedgerCorrupt at the first that is not as recorded."""
         wanted = self._wanted
-        for row in self._log.read(wanted.after, self.last):
+        checked = Checked(self._log, wanted.after, _hash_at(self._log, wanted.after))
+        for row in checked.rows(self._log.read(wanted.after, self.last)):
             if (wanted.since is None or row.at >= wanted.since) and (
                 wanted.until is None or row.at < wanted.until
             ):
@@ -188,11 +194,11 @@ def _ledger_id(log: Readable) -> str:
     return ""
 
 
-def _hash_at(log: Readable, position: int) -> str:
+def _hash_at(log: Readable, position: int) -> bytes:
     if position <= 0:
-        return GENESIS.hex()
+        return GENESIS
     row = next(iter(log.read(position - 1, position)), None)
-    return "" if row is None else row.hash.hex()
+    return b"" if row is None else row.hash
 
 
 # --- tables --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from ledger.errors import LedgerCorrupt
 from ledger.log import Row
 
 Write = Callable[[bytes], Any]
@@ -36,15 +37,22 @@ def _verbatim(text: str) -> Any:
 
 
 def write_lines(lines: Iterable[bytes], write: Write) -> None:
-    """Write lines in chunks, so that a compressor is not called for each."""
+    """Write lines in chunks, so that a compressor is not called for each.
+
+    Where making them fails, what was made until then is written before that leaves.
+    """
     chunk: list[bytes] = []
     size = 0
-    for line in lines:
-        chunk.append(line)
-        size += len(line)
-        if size >= 1 << 18:
-            write(b"".join(chunk))
-            chunk, size = [], 0
+    try:
+        for line in lines:
+            chunk.append(line)
+            size += len(line)
+            if size >= 1 << 18:
+                whole, chunk, size = b"".join(chunk), [], 0
+                write(whole)
+    except LedgerCorrupt:
+        write(b"".join(chunk))
+        raise
     if chunk:
         write(b"".join(chunk))
 

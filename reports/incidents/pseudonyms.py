@@ -11,94 +11,13 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable
-from dataclasses import fields
 from hashlib import sha256
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-from ledger import commands, policy
-from ledger.book import Allocation
 from ledger.canonical import checked_json, loads
-from ledger.errors import Reason
-from ledger.events import AnyBody
 from ledger.fields import dump, load
-from ledger.identity import ProcessIdentity
 from ledger.log import Row
-from ledger.requests import PRIORITIES, NodeSpec, Placement, Request
-
-_VALUES: Final = (Request, Placement, NodeSpec, ProcessIdentity, Allocation)
-_VERBS: Final = {
-    c.VERB for c in vars(commands).values() if isinstance(getattr(c, "VERB", None), str)
-}
-_WORDS: Final = frozenset(
-    {
-        *(reason.value for reason in Reason),
-        *(*PRIORITIES, *policy.ORDERS, *policy.STRATEGIES, *policy.PREEMPTIONS, *policy.DUPLICATES),
-        *(*policy.REFILLS, *policy.PROBES, *_VERBS),
-        *(
-            "managed",
-            "observed",
-            "waiting",
-            "reserved",
-            "active",
-            "ending",
-            "ended",
-            "ttl",
-            "max_age",
-        ),
-        *("released", "expired", "crashed", "leaked", "idle", "preempted", "forced", "withdrawn"),
-        *("timed_out", "voided", "succeeded", "failed", "cancelled", "completed"),
-        *(
-            "pss",
-            "rss",
-            "uss",
-            "cgroup",
-            "nvml",
-            "proc",
-            "alive",
-            "dead",
-            "gone",
-            "unknown",
-            "slept",
-        ),
-    }
-)
-"""Texts that say what happened and never to whom."""
-
-_KIND_OF: Final = {
-    **dict.fromkeys(("holder", "by", "from_holder", "with_holders", "who"), "holder"),
-    **{name: name for name in ("tenant", "task", "command", "alert", "cohort", "program")},
-    **dict.fromkeys(("host", "probe_host"), "host"),
-    **dict.fromkeys(("boot_id", "pid_namespace"), "machine"),
-    **dict.fromkeys(("digest", "metadata_sha256"), "digest"),
-    **dict.fromkeys(("node", "claim"), "node"),
-    "command_id": "command",
-    "pool": "pool",
-    "sticky": "sticky",
-}
-"""Field → what kind of name it holds; text in any other field is ``text``."""
-
-_KEYS: Final = frozenset(
-    {f.name for cls in (*get_args(AnyBody), *_VALUES) for f in fields(cls)}
-    | policy.SETTINGS
-    | _KIND_OF.keys()
-    | {"liveness", "how", "detail", "observed_at", "booted_at", "left", "began_at", "granted_at"}
-    | {"requested_at", "ended_at", "ended_by", "item", "items", "digest", "jump_ns", "expires_at"}
-    | {"allocation", "at", "message"}
-    | {"in_use", "cards_in_use", "cordoned", "outside", "outside_basis"}
-)
-"""Names of fields, which are kept as keys; any other key is replaced."""
-
-_RESOURCES: Final = frozenset(
-    {
-        *("amounts", "most", "previous", "in_use", "cards_in_use", "capacity", "limits", "used"),
-        *("peak", "consumed", "available", "overdraft", "outside", "fits_now", "refill_amounts"),
-        "devices",
-    }
-)
-"""Fields that map resources to numbers."""
-
-_SAID: Final = frozenset(("reason", "message", "hint", "why", "outcome"))
-"""Fields for words of people's own: what looks like an id there may be anything else as well."""
+from reports.incidents.vocabulary import KEYS, KIND_OF, OURS, RESOURCES, SAID, WORDS
 
 _ITEM = re.compile(r"(?<=.)#\d{1,4}\Z", re.ASCII)
 _ID = re.compile(r"[AR]\d{1,19}\Z")
@@ -120,7 +39,7 @@ class Pseudonyms:
         if (
             not text
             or (kind == "tenant" and text == "default")
-            or (kind == "holder" and text == "ledger")
+            or (kind == "holder" and text in OURS)
             or (kind in ("node", "pool", "label") and not self._all)
         ):
             return text
@@ -191,13 +110,13 @@ class Pseudonyms:
     def _text(self, text: str, kind: str = "text") -> str:
         if kind == "command":
             return self._command(text)
-        if kind == "text" and (text in _WORDS or _ID.match(text)):
+        if kind == "text" and (text in WORDS or _ID.match(text)):
             return text
         return self.name(kind, text)
 
     def _fields(self, plain: dict[str, Any]) -> dict[str, Any]:
         return {
-            (key if key in _KEYS else self.name("key", key)): self._field(key, value)
+            (key if key in KEYS else self.name("key", key)): self._field(key, value)
             for key, value in plain.items()
         }
 
@@ -205,13 +124,13 @@ class Pseudonyms:
         special = _SPECIAL.get(key)
         if special is not None and isinstance(value, (dict, list)):
             return special(self, value)
-        if key in _RESOURCES and _is_numbers(value):
+        if key in RESOURCES and _is_numbers(value):
             return value
         if key == "ledger_id":
             return value
-        if key in _SAID and isinstance(value, str):
-            return value if value in _WORDS else self.name("text", value)
-        return self._value(value, _KIND_OF.get(key, "text"))
+        if key in SAID and isinstance(value, str):
+            return value if value in WORDS else self.name("text", value)
+        return self._value(value, KIND_OF.get(key, "text"))
 
     def _value(self, value: Any, kind: str) -> Any:
         if isinstance(value, str):

@@ -12,6 +12,9 @@ from projections.travel import observed_pools
 from projections.travel_history import History
 from reports.incidents.columns import lives
 
+REST_NS = 999
+"""A time that was asked for in microseconds means the end of its microsecond."""
+
 When = tuple[str, int]
 """``("position", p)`` or ``("time", ns UTC)``, as the doors read it."""
 
@@ -87,7 +90,8 @@ def _require_past(past: Past, when: When, name: str, now: int) -> None:
 
 
 def _lives(past: Past, since: int, until: int) -> list[tuple[int, int]]:
-    """First and last event of what observed pools held between two times."""
+    """First and last event of what observed pools held between two times, both of them included."""
+    until += REST_NS
     head = past.log.head()
     pools = observed_pools(past.book_at(head.position))
     if not pools:
@@ -96,10 +100,11 @@ def _lives(past: Past, since: int, until: int) -> list[tuple[int, int]]:
         return [
             (life.first, life.last)
             for life in lives(past.log, pools)
-            if life.corrected or (life.begun < until and (life.ended is None or life.ended > since))
+            if life.corrected
+            or (life.begun <= until and (life.ended is None or life.ended > since))
         ]
     spans = []
-    for allocation in History(past.log).ids(pools, since, until - 1, head.recorded_at):
+    for allocation in History(past.log).ids(pools, since, until, head.recorded_at):
         rows = past.log.rows_of_allocation(allocation)
         if rows:
             spans.append((rows[0].position, rows[-1].position))

@@ -5,16 +5,27 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ledger.events import Event, TaskStarted
+from ledger.chain import metadata_hash
+from ledger.codec import to_row
+from ledger.errors import LedgerCorrupt
+from ledger.events import Event, Redacted, TaskStarted
+from ledger.log import GENESIS, Head, Row
 from ledger.memory_log import MemoryLog
+from ledger.verify import verify
+from projections import views_file
 from reports.exporting.exports import EventExport, Wanted
 from tests.command_line import CommandLine
 from tests.unit.storage_examples import BODIES, example
@@ -356,3 +367,172 @@ def test_force_never_replaces_a_ledger_or_what_belongs_to_it(
         assert answer.code == 2, command
         assert "which nothing replaces" in answer.err
     assert lb("verify").code == 0
+
+
+# --- what is exported is checked -----------------------------------------------------------------
+
+
+class Rows(MemoryLog):
+    """A log of rows as somebody left them."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        super().__init__()
+        self.left = rows
+
+    def head(self) -> Head:
+        last = self.left[-1]
+        return Head(last.position, last.hash, last.recorded_at)
+
+    def read(self, after: int = 0, upto: int | None = None) -> Iterator[Row]:
+        yield from (
+            row
+            for row in self.left
+            if after < row.position and (upto is None or row.position <= upto)
+        )
+
+
+def redacted_log(*, again: bool) -> list[Row]:
+    """Rows of every type; the metadata of some was erased, as a later row says.
+
+    ``again``: then the metadata of one of these later rows too.
+    """
+    bodies = [body for body in BODIES if not isinstance(body, Redacted)]
+    plain = [example(position, body) for position, body in enumerate(bodies, 1)]
+    count = len(plain)
+    which = (3, 7, count + 1) if again else (3, 7)
+    for erased in which:
+        # The first redaction's own metadata is erased as well, by the third.
+        row = to_row(plain[erased - 1], GENESIS)
+        digest = metadata_hash(row.metadata).hex()
+        told = example(len(plain) + 1, Redacted(erased, digest, "asked for", "ops"))
+        plain.append(told if again and erased == 3 else replace(told, metadata=None))
+    rows = list(log_of(plain).read())
+    for erased in which:
+        rows[erased - 1] = rows[erased - 1]._replace(metadata=None)
+    return rows
+
+
+ROWS = redacted_log(again=False)
+CHANGES: list[Callable[[Row], Row]] = [
+    lambda row: row._replace(data=row.data.replace("{", '{"x":1,', 1)),
+    lambda row: row._replace(data="no json"),
+    lambda row: row._replace(holder="mallory"),
+    lambda row: row._replace(at=row.at + 1),
+    lambda row: row._replace(schema=2**40),
+    lambda row: row._replace(metadata='{"other":1}'),
+    lambda row: row._replace(metadata=None),
+    lambda row: row._replace(digest=bytes(32)),
+    lambda row: row._replace(hash=bytes(32)),
+    lambda row: row._replace(hash=row.hash[:5]),
+    lambda row: row._replace(position=row.position + 1000),
+]
+
+
+def exported_of(log: MemoryLog, wanted: Wanted) -> tuple[list[int], int | None]:
+    """Positions that were written, and the first at fault."""
+    written: list[bytes] = []
+    bad = None
+    try:
+        EventExport(log, wanted, 0).to_stream(written.append)
+    except LedgerCorrupt as error:
+        bad = error.position
+    return [json.loads(line)["position"] for line in b"".join(written).splitlines()], bad
+
+
+def test_export_of_a_log_with_redactions_is_sound_wherever_it_ends() -> None:
+    rows = redacted_log(again=True)
+    log = Rows(rows)
+    assert verify(log).redacted == 3
+    for last in range(1, len(rows) + 1):
+        assert exported_of(log, Wanted(upto=last)) == (list(range(1, last + 1)), None)
+    for after in range(len(rows)):
+        assert exported_of(log, Wanted(after=after))[1] is None
+
+
+@given(st.data())
+def test_export_ends_where_verify_finds_the_first_fault(data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(ROWS) - 1))
+    changed = data.draw(st.sampled_from(CHANGES))(ROWS[at])
+    log = Rows([*ROWS[:at], changed, *ROWS[at + 1 :]])
+    found = verify(log)
+    written, bad = exported_of(log, Wanted())
+    assert bad == found.first_bad
+    if bad is not None and bad == at + 1 and changed.metadata is not None:
+        assert written == list(range(1, bad))
+
+
+def test_row_that_is_missing_ends_the_export() -> None:
+    log = Rows([*ROWS[:4], *ROWS[5:]])
+    assert exported_of(log, Wanted()) == ([1, 2, 3, 4], 5)
+
+
+def tamper(lb: CommandLine, sql: str) -> None:
+    with closing(sqlite3.connect(lb.ledger)) as raw:
+        raw.execute("DROP TRIGGER events_no_update")
+        raw.execute(sql)
+        raw.commit()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "cloudevents"])
+def test_export_of_a_tampered_ledger_ends_with_exit_code_6_and_names_the_event(
+    lb: CommandLine, form: str
+) -> None:
+    tamper(lb, "UPDATE events SET holder = 'mallory' WHERE position = 4")
+    for out in ("log.jsonl", "log.jsonl.gz", "lake/"):
+        answer = lb("export", "--out", out, "--format", form)
+        assert (answer.code, answer.out) == (6, "")
+        assert "event 4 was changed: its digest differs" in answer.err
+        assert answer.err.count("\n") == 1
+        assert not Path(out).is_file() and not list(Path().glob(f"{out}*/**/*.*"))
+    assert not list(Path().glob("*manifest*"))
+    with lb.process("export", "--out", "-", "--format", form) as process:
+        told, said = process.communicate()
+    assert process.returncode == 6 and "event 4 was changed" in said
+    assert len(told.splitlines()) == 3
+    # What lies around it can be had.
+    lb.ok("export", "--out", "before", "--until", "#4", "--format", form)
+    assert lb.ok("export", "--out", "behind", "--after", "4", "--format", form)["rows"] == 2
+
+
+def test_folder_keeps_the_export_that_it_holds_where_the_next_one_fails(lb: CommandLine) -> None:
+    lb.ok("export", "--out", "lake/")
+    kept = {path: path.read_bytes() for path in Path("lake").rglob("*") if path.is_file()}
+    for number in range(3):
+        lb.ok("task", "start", f"t{number}")
+    tamper(lb, "UPDATE events SET data = data || ' ' WHERE position = 8")
+    assert lb("export", "--out", "lake/", "--after", "6").code == 6
+    assert lb("export", "--out", "lake/", "--force").code == 6
+    assert {p: p.read_bytes() for p in Path("lake").rglob("*") if p.is_file()} == kept
+
+
+def test_hint_for_a_table_that_is_not_there_names_each_once(lb: CommandLine) -> None:
+    answer = lb("export", "--out", "x.jsonl", "--what", "nonsense")
+    assert answer.code == 2
+    named = answer.err.partition("there are ")[2].strip().split(", ")
+    assert len(named) == len(set(named)) and {"events", "allocations", "spans"} <= set(named)
+
+
+def test_tables_are_exported_from_the_projections_and_the_ledger_keeps_none(
+    lb: CommandLine,
+) -> None:
+    with closing(sqlite3.connect(lb.ledger)) as raw:
+        before = raw.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
+    assert lb.ok("export", "--what", "spans", "--out", "spans.jsonl")["rows"] == 3
+    with closing(sqlite3.connect(lb.ledger)) as raw:
+        assert raw.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall() == before
+    assert lb.ledger.with_name("ledger.db.views.db").exists()
+
+
+def test_who_may_only_read_exports_tables_all_the_same(lb: CommandLine) -> None:
+    views = lb.ledger.with_name("ledger.db.views.db")
+    views.unlink(missing_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        whole = views_file.open_views
+
+        def unwritable(path: Path, **options: Any) -> Any:
+            if path == views:
+                raise PermissionError(13, "Permission denied")
+            return whole(path, **options)
+
+        patch.setattr(views_file, "open_views", unwritable)
+        assert lb.ok("export", "--what", "spans", "--out", "spans.jsonl")["rows"] == 3

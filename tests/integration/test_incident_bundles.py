@@ -15,11 +15,15 @@ import pytest
 from leasebook.cli.bundled import BundleSession
 from leasebook.cli.session import Session
 from leasebook.manager import Ledger as OpenLedger
-from ledger.commands import RecordUsage, SeeHolder
+from ledger.commands import Fact, OpenPool, RecordFacts, RecordUsage, SeeHolder
 from ledger.fields import dump
 from ledger.identity import ProcessIdentity
 from ledger.notes import SigningKey
+from ledger.requests import NodeSpec, Placement, Request
 from ledger.sqlite_log import SqliteLog
+from ledger.times import rfc3339
+from ledger.writer import Writer
+from ledger.writer import begin as begin_ledger
 from projections.past import Past
 from reports.incidents import open_bundle
 from reports.incidents.columns import digests, of_type
@@ -27,7 +31,8 @@ from reports.incidents.container import unpacked
 from reports.incidents.window import Span
 from reports.incidents.writing import export
 from tests.command_line import ROOT, Answer, CommandLine
-from tests.ledgers import Ledger, check_whole
+from tests.ledgers import Clock, Ledger, allocate, check_whole
+from tests.unit.command_maker import SECOND
 from tests.unit.test_incidents import RandomHistory
 
 
@@ -526,3 +531,181 @@ def test_values_that_no_ledger_has_are_told_in_one_line_though_their_signature_h
     assert answer.code == 6
     assert answer.err.count("\n") == 1
     assert "makes no sense, though it was signed" in answer.err
+
+
+# --- beyond the window ---------------------------------------------------------------------------
+
+
+def told(lb: CommandLine, *arguments: str) -> Any:
+    """A document, or the lines of a replay, without what is known only now."""
+    answer = lb(*arguments, "--json")
+    assert answer.code == 0, answer
+    documents = [json.loads(line) for line in answer.out.splitlines()]
+    for document in documents:
+        document.pop("known_at", None)
+    return documents
+
+
+def at_s(second: int) -> str:
+    return rfc3339(second * SECOND) or ""
+
+
+@pytest.fixture(params=[4096, 9], ids=["from event 1", "from a state"])
+def imported(
+    request: pytest.FixtureRequest, lb: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> tuple[CommandLine, Path]:
+    """The ledger with somebody else's history imported, and a bundle of 60 seconds of that."""
+    lb.ledger.unlink()
+    monkeypatch.setattr("ledger.writer.CHECKPOINT_EVERY", request.param)
+    with SqliteLog.open(lb.ledger, create=True) as log:
+        history_of(log)
+    file = lb.ledger.with_name("hour.zip")
+    done = lb.ok("incident", "export", str(file), "--from", at_s(500), "--until", at_s(560))
+    assert (done["base"] > 0) is (request.param == 9)
+    return lb, file
+
+
+def history_of(log: SqliteLog) -> None:
+    """A thousand seconds that were imported in their own order, beside a pool that is managed."""
+    clock = Clock()
+    writer = Writer(log, clock=clock)
+    begin_ledger(log, "L", writer)
+    writer.execute(OpenPool(command_id="p", pool="far", nodes=(), kind="observed"))
+    writer.execute(OpenPool(command_id="q", pool="box", nodes=(NodeSpec("n", {"cpu": 4_000}),)))
+    writer.execute(allocate("a", 1_000, ttl=10**6))
+    random = Random(3)
+    for number in range(80):
+        clock.run(1)
+        begun = number * 12 + random.randrange(8)
+        fact = Fact(
+            key=f"sacct:{number}",
+            holder=random.choice(("ann", "bob")),
+            request=Request({"cpu": 1000}),
+            placements=(Placement(random.choice(("n1", "n2")), {"cpu": 1000}, {}),),
+            requested_at=(begun - random.randrange(5)) * SECOND,
+            began_at=begun * SECOND,
+            ended_at=(begun + random.randrange(5, 50)) * SECOND,
+        )
+        writer.execute(RecordFacts(command_id="", pool="far", facts=(fact,)))
+    writer.execute(allocate("b", 1_000, ttl=10**6))
+
+
+def test_inside_its_window_a_bundle_answers_as_the_ledger_does(
+    imported: tuple[CommandLine, Path],
+) -> None:
+    lb, file = imported
+    some_held = False
+    for second in (500, 517, 533, 559, 560):
+        for pool in ((), ("--pool", "far")):
+            here = lb("incident", "open", str(file), "at", at_s(second), *pool, "--json")
+            if here.code:
+                # Of the managed pool it tells only from its first state on, and says so.
+                assert not pool and "of box this bundle tells from" in here.err + here.out
+                continue
+            there = told(lb, "at", at_s(second), *pool)
+            mine = told(lb, "incident", "open", str(file), "at", at_s(second), *pool)
+            for document in (*mine, *there):
+                document.pop("position")
+            assert mine == there
+            some_held = some_held or bool(mine[0]["allocations"])
+    assert some_held
+    for verb in (
+        ("diff", at_s(505), at_s(560), "--pool", "far"),
+        ("replay", "--from", at_s(500), "--until", at_s(560), "--pool", "far"),
+    ):
+        mine = told(lb, "incident", "open", str(file), *verb)
+        there = told(lb, *verb)
+        assert len(mine) == len(there)
+        if verb[0] == "diff":
+            assert mine[0]["allocations"] == there[0]["allocations"]
+    # `now` is the window's end, and the end is what a replay goes on to.
+    now = told(lb, "incident", "open", str(file), "at", "now", "--pool", "far")
+    assert now == told(lb, "incident", "open", str(file), "at", at_s(560), "--pool", "far")
+    frames = ("replay", "--from", at_s(500), "--pool", "far")
+    assert told(lb, "incident", "open", str(file), *frames) == told(
+        lb, "incident", "open", str(file), *frames, "--until", at_s(560)
+    )
+
+
+def test_beyond_its_window_a_bundle_refuses_to_tell_of_observed_pools(
+    imported: tuple[CommandLine, Path],
+) -> None:
+    lb, file = imported
+    inside, before, after = at_s(520), at_s(400), at_s(600)
+    last = lb.ok("incident", "open", str(file))["window"]["last"]
+    for verb in (
+        ("at", before),
+        ("at", after),
+        ("at", at_s(499)),
+        ("at", at_s(561)),
+        ("at", f"#{last}"),
+        ("diff", before, inside),
+        ("diff", inside, after),
+        ("replay", "--from", before, "--until", inside),
+        ("replay", "--from", inside, "--until", after),
+    ):
+        for pool in ((), ("--pool", "far")):
+            answer = lb("incident", "open", str(file), *verb, *pool)
+            assert (answer.code, answer.out) == (2, ""), verb
+            assert answer.err.count("\n") == 1
+            if pool:
+                window = f"of far it tells from {at_s(500)} to {at_s(560)}"
+                assert f"lies outside of the bundle's window: {window}" in answer.err
+    future = at_s(1_790_100_000)
+    known = lb(
+        "incident", "open", str(file), "at", inside, "--pool", "far", "--as-known-at", future
+    )
+    assert known.code == 2
+
+
+def test_of_managed_pools_a_bundle_tells_all_that_its_events_cover(
+    imported: tuple[CommandLine, Path],
+) -> None:
+    lb, file = imported
+    page = lb.ok("incident", "open", str(file))
+    last, base = page["window"]["last"], page["base"]
+    for verb in (
+        ("at", f"#{last}", "--pool", "box"),
+        ("at", f"#{base + 4}", "--pool", "box"),
+        ("diff", f"#{base + 4}", f"#{last}", "--pool", "box"),
+    ):
+        assert told(lb, "incident", "open", str(file), *verb) == told(lb, *verb)
+    assert told(lb, "incident", "open", str(file), "at", "now", "--pool", "box")
+
+
+def test_what_was_known_at_a_position_is_told_as_the_ledger_tells_it(
+    imported: tuple[CommandLine, Path],
+) -> None:
+    lb, file = imported
+    page = lb.ok("incident", "open", str(file))
+    counts = set()
+    for position in range(page["base"] + 2, page["window"]["last"] + 1):
+        verb = ("at", at_s(530), "--pool", "far", "--as-known-at", f"#{position}")
+        (mine,) = told(lb, "incident", "open", str(file), *verb)
+        (there,) = told(lb, *verb)
+        assert mine["allocations"] == there["allocations"]
+        counts.add(len(mine["allocations"]))
+    assert len(counts) > 1
+
+
+def test_bundle_that_was_cut_by_position_tells_of_observed_pools_only_from_event_1(
+    imported: tuple[CommandLine, Path],
+) -> None:
+    lb, _ = imported
+    file = lb.ledger.with_name("cut.zip")
+    head = lb.ok("verify")["events"]
+    document = lb.ok("incident", "export", str(file), "--from", "#40", "--until", f"#{head + 1}")
+    verb = ("at", at_s(520), "--pool", "far")
+    answer = lb("incident", "open", str(file), *verb)
+    if document["base"]:
+        assert answer.code == 2 and "was cut by position" in answer.err
+        assert (
+            lb("incident", "open", str(file), "replay", "--from", "#41", "--until", "#44").code == 2
+        )
+    else:
+        assert (
+            told(lb, "incident", "open", str(file), *verb)[0]["allocations"]
+            == (told(lb, *verb)[0]["allocations"])
+        )
+        replay = ("replay", "--from", "#41", "--until", "#44")
+        assert told(lb, "incident", "open", str(file), *replay) == told(lb, *replay)

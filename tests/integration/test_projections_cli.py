@@ -104,3 +104,31 @@ def test_job_beside_the_sweeps_catches_up_and_logs_what_goes_wrong(
         with caplog.at_level(logging.ERROR, "leasebook.sweeps"):
             catch_up_logged(log, lb.ledger.parent / "no" / "views.db")
     assert "projections failed to catch up" in caplog.text
+
+
+def test_damaged_projections_are_told_of_and_made_anew_by_the_command_that_is_named(
+    lb: CommandLine,
+) -> None:
+    lb.ok("projections", "rebuild")
+    path = views_path(lb.ledger)
+    path.write_bytes(b"this is no database" * 100)
+    for verb in (
+        ("report", "utilization", "--by", "pool"),
+        ("projections", "status"),
+        ("projections", "check"),
+        ("projections", "rebuild", "steps"),
+        ("export", "--what", "spans", "--out", str(lb.ledger.with_name("s.jsonl"))),
+    ):
+        answer = lb(*verb)
+        assert answer.code == 1 and answer.err.count("\n") == 1, verb
+        assert f"{path} is damaged" in answer.err
+        assert "run `leasebook projections rebuild`" in answer.err
+    told = lb("doctor").out
+    assert f"{path} is damaged" in told and "run `leasebook projections rebuild`" in told
+    found = {f["name"]: f["level"] for f in lb("doctor", "--json").json["findings"]}
+    assert (found["projections"], found["ledger"]) == ("bad", "ok")
+    done = lb.ok("projections", "rebuild")
+    assert done["position"] == done["head"] and done["failed"] == []
+    assert lb.ok("projections", "check")["ok"]
+    found = {f["name"]: f["level"] for f in lb("doctor", "--json").json["findings"]}
+    assert found["projections"] == "ok"

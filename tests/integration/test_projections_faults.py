@@ -6,14 +6,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from ledger.errors import InvalidInput, LeasebookError, LedgerReadOnly, LedgerUnavailable
+from ledger.errors import InvalidInput, LedgerReadOnly, LedgerUnavailable
 from ledger.log import Row
 from ledger.memory_log import MemoryLog
 from ledger.snapshots import Snapshots
@@ -22,10 +24,12 @@ from ledger.sqlite_log import SqliteLog
 from projections import engine as engine_module
 from projections import rebuilding
 from projections.engine import Engine, views_path
+from projections.tables import PROJECTIONS
 from projections.tables.base import Seen
 from projections.tables.lives import Lives
 from projections.tables.steps import Steps
 from projections.tables.tenants import Tenants
+from projections.views_damage import damage
 from tests.integration.test_projections import contents, live_through, table
 from tests.ledgers import end, line_of, python
 
@@ -238,10 +242,185 @@ def test_deleted_file_is_made_anew_while_it_was_open(engine: Engine) -> None:
     assert contents(engine) == whole
 
 
-def test_damaged_file_is_one_clear_error(engine: Engine) -> None:
-    engine.path.write_bytes(b"this is no database" * 100)
-    with pytest.raises(LeasebookError, match="damaged"):
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 + 100)
+
+
+def garbled(path: Path) -> None:
+    with path.open("r+b") as file:
+        for at in range(2_000, path.stat().st_size, 9_000):
+            file.seek(at)
+            file.write(bytes(range(7, 207)))
+
+
+def no_database(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 100)
+
+
+def header_lost(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(bytes(150))
+
+
+DAMAGES = [truncated, garbled, no_database, header_lost]
+
+
+def damaged_by(engine: Engine, how: Callable[[Path], None]) -> None:
+    """A file that was whole, closed, and then damaged."""
+    engine.catch_up()
+    engine.close()
+    how(engine.path)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_file_is_one_clear_error_that_says_what_makes_it_anew(
+    engine: Engine, how: Callable[[Path], None]
+) -> None:
+    damaged_by(engine, how)
+    found = damage(engine.path)
+    assert found is not None and "is damaged" in found and "\n" not in found
+    for attempt in (
+        engine.catch_up,
+        engine.status,
+        engine.check,
+        lambda: engine.rebuild(["steps"]),
+    ):
+        try:
+            attempt()
+        except LedgerUnavailable as error:
+            assert "damaged" in error.message
+            assert "leasebook projections rebuild`" in error.hint
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_rebuild_of_all_makes_a_damaged_file_anew(
+    engine: Engine, how: Callable[[Path], None]
+) -> None:
+    engine.catch_up()
+    whole = contents(engine)
+    damaged_by(engine, how)
+    done = engine.rebuild()
+    assert set(done.rebuilt) == set(PROJECTIONS) and done.failed == ()
+    assert damage(engine.path) is None
+    assert contents(engine) == whole and engine.check() is None
+    assert [name.name for name in engine.path.parent.glob("*gone*")] == []
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.data())
+def test_whatever_bytes_are_overwritten_or_lost_one_rebuild_is_enough(
+    engine: Engine, data: st.DataObject
+) -> None:
+    engine.catch_up()
+    engine.close()
+    size = engine.path.stat().st_size
+    with engine.path.open("r+b") as file:
+        for _ in range(data.draw(st.integers(0, 6))):
+            file.seek(data.draw(st.integers(0, size - 1)))
+            file.write(data.draw(st.binary(min_size=1, max_size=300)))
+        if data.draw(st.booleans()):
+            file.truncate(data.draw(st.integers(0, size)))
+    engine.rebuild()
+    assert damage(engine.path) is None
+    assert engine.check() is None and engine.catch_up().failed == ()
+
+
+def test_old_write_ahead_log_of_a_damaged_file_does_not_come_back(engine: Engine) -> None:
+    engine.catch_up()
+    whole = contents(engine)
+    log = engine.path.with_name(engine.path.name + "-wal")
+    left = log.read_bytes()
+    assert len(left) > 10_000
+    engine.close()
+    no_database(engine.path)
+    # As a process leaves it that was killed.
+    log.write_bytes(left)
+    engine.rebuild()
+    assert contents(engine) == whole and engine.check() is None
+
+
+def test_damaged_file_is_made_anew_while_others_have_it_open(engine: Engine) -> None:
+    engine.catch_up()
+    whole = contents(engine)
+    with (
+        closing(engine.connect()) as reader,
+        Engine(engine.log, engine.path) as other,
+        Engine(engine.log, engine.path) as mender,
+    ):
+        other.catch_up()
+        reader.execute("SELECT count(*) FROM steps").fetchone()
+        truncated(engine.path)
+        mender.rebuild()
+        assert contents(mender) == whole
+        # Whoever had the old one open takes the new one from here on.
+        for _ in range(2):
+            assert other.catch_up().failed == ()
+            assert engine.catch_up().failed == ()
+        assert contents(other) == contents(engine) == whole
+    # Nor does closing the old one take anything from the new one.
+    engine.close()
+    assert damage(engine.path) is None
+    assert contents(engine) == whole and engine.check() is None
+
+
+def test_rebuild_that_was_killed_while_it_took_the_file_away_is_done_by_the_next(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged_by(engine, no_database)
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            engine.rebuild()
+    with pytest.raises(LedgerUnavailable, match="damaged"):
         engine.catch_up()
+    engine.rebuild()
+    assert engine.check() is None
+
+
+MEND = """
+import sys
+from ledger.errors import LedgerUnavailable
+from ledger.sqlite_log import SqliteLog
+from pathlib import Path
+from projections.engine import Engine
+print("ready", flush=True)
+sys.stdin.readline()
+with SqliteLog.open(sys.argv[1]) as log, Engine(log, Path(sys.argv[2])) as engine:
+    while True:
+        try:
+            engine.rebuild()
+        except LedgerUnavailable as error:
+            assert "another process" in error.message or "damaged" in error.message, error
+        else:
+            break
+    print(engine.check(), engine.status()[0].position, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", [truncated, no_database])
+def test_two_processes_that_make_a_damaged_file_anew_at_once_both_end_with_a_sound_one(
+    engine: Engine, ledger: Path, how: Callable[[Path], None]
+) -> None:
+    damaged_by(engine, how)
+    both = [python(MEND, ledger, engine.path) for _ in range(2)]
+    for process in both:
+        assert line_of(process) == "ready"
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    head = engine.log.head().position
+    assert [line_of(process) for process in both] == [f"None {head}"] * 2
+    assert [end(process) for process in both] == [0, 0]
+    assert damage(engine.path) is None and engine.check() is None
 
 
 def test_views_that_cannot_be_written_are_one_clear_error(ledger: Path, tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ from ledger.memory_log import MemoryLog
 from projections.details import details
 from projections.elsewhere import observed_sentence
 from projections.sentences import sentence
-from projections.wording import lasting
+from projections.wording import lasting, moment_text
 from reports.audit import Asked, Trail, audit, trail_csv, trail_document, trail_text
+from reports.audit.telling import headline
 from reports.audit.writing import COLUMNS, safe_cell
 from reports.exporting.cloudevents import source_of, trail_cloudevents
 from tests.scenario import PROCESS, SECOND, Scenario
@@ -474,7 +475,7 @@ def test_imported_history_says_when_it_was_recorded_and_from_where() -> None:
     trail = trail_of(s, subject="A3")
     assert {entry.source for entry in trail.entries} == {"sacct:phillips:4711"}
     headline = trail_document(trail)["headline"]
-    assert headline.startswith("A3: ada for task t held cpu=2 of slurm since")
+    assert headline.startswith("A3: ada for task t held cpu=2 gpu=1 of slurm since")
     assert headline.endswith("its end is not recorded")
     told = trail_text(trail)
     assert "It happened elsewhere; recorded" in told and "from sacct:phillips:4711." in told
@@ -482,6 +483,27 @@ def test_imported_history_says_when_it_was_recorded_and_from_where() -> None:
     assert "unless renewed" not in told and "policy" not in told
     after_all(s, e.Reclaimed("forced", {}, "import"), **names)
     assert trail_of(s, subject="A3").entries[-1].text == "it ended: forced"
+
+
+def test_headline_of_what_happened_elsewhere_tells_what_is_known_now() -> None:
+    s = Scenario()
+    s.when(c.OpenPool(command_id="p", pool="slurm", nodes=(), kind="observed"))
+    grant = BODIES[[type(each) for each in BODIES].index(e.Allocated)]
+    names = {"pool": "slurm", "holder": "ada", "tenant": "default", "allocation": "A3"}
+    begun = after_all(s, grant, **names)
+    s.now += 600 * SECOND
+    after_all(s, e.Reclaimed("crashed", {}, "import"), **names)
+    assert headline(trail_of(s, subject="A3")).endswith("; ended: crashed")
+    really = {"ended_at": begun.at + 5 * SECOND, "ended_by": "released"}
+    after_all(s, e.Corrected(begun.position, "another says otherwise", "import", really), **names)
+    told = headline(trail_of(s, subject="A3"))
+    assert "for 5 s" in told and told.endswith("; ended: released")
+    before = {"granted_before": begun.at, "granted_at": begun.at}
+    after_all(s, e.Corrected(begun.position, "seen", "import", before), **names)
+    text = trail_text(trail_of(s, subject="A3"))
+    when = moment_text(begun.at)
+    assert f"granted at: {when}, granted before: {when}" in " ".join(text.split())
+    assert str(begun.at) not in text
 
 
 def test_what_ends_elsewhere_makes_room_for_nobody() -> None:
