@@ -64,6 +64,7 @@ def whatif_command(ctx: click.Context, /, **given: Any) -> None:
 def _window(past: Any, since: str | None, until: str | None, now: int) -> tuple[int, int | None]:
     """The first and the last position that are meant."""
     from leasebook.when import parse_when
+    from ledger.errors import InvalidInput
 
     first, last = 0, None
     if since is not None:
@@ -72,6 +73,8 @@ def _window(past: Any, since: str | None, until: str | None, now: int) -> tuple[
     if until is not None:
         kind, value = parse_when(until, now)
         last = max(0, value - 1) if kind == "position" else past.position_at(value)
+    if since is not None and last is not None and last + 1 < first:
+        raise InvalidInput("this window ends before it begins", "swap --since and --until")
     return first, last
 
 
@@ -79,9 +82,17 @@ def _changes(given: dict[str, Any]) -> Changes:
     from leasebook.cli.options import pairs_in
     from leasebook.policies import policy_in
     from ledger.amounts import parse_duration_ns
+    from ledger.errors import InvalidInput
     from reports.whatif import Changes
 
     policy: dict[str, Any] = policy_in(pairs_in("--policy", given["policy"]))
+    for name in ("strategy", "order"):
+        if given[name] is not None and name in policy:
+            raise InvalidInput(
+                f"--{name} and --policy {name}=… say the same thing", "give one of them"
+            )
+    if given["all_requests"] and given["strategy"] is None and "strategy" not in policy:
+        raise InvalidInput("--all-requests goes with a --strategy", "name one, or leave it out")
     if given["strategy"] is not None:
         policy |= {"strategy": given["strategy"], "rollout_strategy": None, "rollout_permille": 0}
     if given["order"] is not None:
@@ -111,13 +122,16 @@ def _sizes(given: Iterable[str], pool: str | None) -> dict[tuple[str, str], dict
         if not (equals and colon and node and resource):
             raise InvalidInput(f"--size {text[:60]!r} is no size", "write --size POOL:NODE:cpu=8")
         amounts = parse_pairs([text[len(where) + 1 :]], allow_zero=True)
-        found.setdefault((name, node), {}).update(amounts)
+        there = found.setdefault((name, node), {})
+        if resource in there:
+            raise InvalidInput(f"--size gives {resource} of {where} twice", "give each size once")
+        there.update(amounts)
     return found
 
 
 def _quotas(given: Iterable[str]) -> dict[str, dict[str, int]]:
     """``team:cpu=8,gpu=1`` → tenant → limits. Raises InvalidInput."""
-    from ledger.amounts import parse_pairs
+    from ledger.amounts import check_name, parse_pairs
     from ledger.errors import InvalidInput
 
     found: dict[str, dict[str, int]] = {}
@@ -125,6 +139,11 @@ def _quotas(given: Iterable[str]) -> dict[str, dict[str, int]]:
         tenant, colon, limits = text.partition(":")
         if not tenant or not colon:
             raise InvalidInput(f"--quota {text[:60]!r} is no quota", "write --quota TENANT:cpu=8")
+        check_name("tenant", tenant)
+        if tenant in found:
+            raise InvalidInput(
+                f"--quota gives {tenant!r} twice", f"write --quota {tenant}:cpu=8,gpu=1"
+            )
         pairs = [pair for pair in limits.split(",") if pair]
         found[tenant] = parse_pairs(pairs, allow_zero=True) if pairs else {}
     return found
@@ -168,9 +187,12 @@ _WAITS = (
 
 
 def _text(answer: Answer, document: dict[str, Any], changed: bool) -> str:
+    from projections.wording import many
+
     lines = [f"events {answer.begins} to {answer.ends}, decided again"]
     if answer.exact:
-        same = f"all {answer.same} events come out exactly as recorded"
+        came = f"all {answer.same} events come" if answer.same > 1 else "this one event comes"
+        same = f"{came} out exactly as recorded"
         lines.append(same + ("; the changes make no difference" if changed else ""))
         return "\n".join(lines)
     if answer.parted_at is None:
@@ -180,12 +202,17 @@ def _text(answer: Answer, document: dict[str, Any], changed: bool) -> str:
     first = document["first_difference"]
     lines.append(f"  recorded:  {first['recorded'] or 'nothing'}")
     lines.append(f"  simulated: {first['simulated'] or 'nothing'}")
+    if first["recorded"] == first["simulated"]:
+        lines.append(f"  which differ in {', '.join(first['differs_in'])}")
     lines += ["", _figures(document), ""]
     if document["fates"]:
-        lines.append(f"{document['differing']} requests fare otherwise:")
+        lines.append(f"{many(document['differing'], 'request fares', 'requests fare')} otherwise:")
         lines.append(_fates(document["fates"][:FATES_SHOWN]))
         if document["differing"] > FATES_SHOWN:
-            lines.append(f"… {document['differing'] - FATES_SHOWN} more; --json lists them")
+            more = document["differing"] - FATES_SHOWN
+            upto = len(document["fates"])
+            listed = "them" if upto == document["differing"] else f"the first {upto:,}"
+            lines.append(f"… {more:,} more; --json lists {listed}")
     if document["assumptions"]:
         lines += ["", "assumed:", *(f"- {each}" for each in document["assumptions"])]
     return "\n".join(lines)

@@ -23,11 +23,26 @@ CLOCK, ORDINARY = 0, 2
 """What a transaction does first, and what comes after everything due is written down."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What is still to be known of a recorded event once its command is: the rest would fill memory.
+
+    ``request``: it says what was asked. ``digest`` is its command's.
+    """
+
+    position: int
+    allocation: str | None
+    refused: bool
+    request: bool
+    digest: str | None
+
+
 @dataclass(slots=True)
 class Action:
     """Something that was done at ``time`` (ns UTC), ``order`` being its place in the record.
 
-    ``command`` is None for what can only be copied: ``own`` are the recorded events. ``about`` is the
+    ``command`` is None for what can only be copied: ``own`` are the recorded events. In a window others
+    keep ``marks`` of them instead. ``about`` is the
     allocation that it was done to, by its recorded id; ``held``: after it was granted. ``asked_to_go``:
     it was on its way out by then, because the ledger wanted it. ``guess``: not from the record.
     """
@@ -36,6 +51,7 @@ class Action:
     order: int
     command: c.AnyCommand | None
     own: tuple[Event, ...] = ()
+    marks: tuple[Mark, ...] = ()
     phase: int = ORDINARY
     about: str | None = None
     held: bool = False
@@ -48,7 +64,8 @@ class Life:
     """What the record says of one request: ``key`` is its allocation's id, or ``R`` + its refusal's
     position.
 
-    ``granted_at`` is its first grant, ``ended_by`` as an allocation's; ``by_rule``: it ended without
+    ``granted_at`` is its first grant, ``ended_by`` as an allocation's; ``gone_at`` is when its end was
+    written down, which may be later than it was; ``by_rule``: it ended without
     a command. ``tenure`` is what was done to it while it held.
     """
 
@@ -61,6 +78,7 @@ class Life:
     amounts: dict[str, int]
     granted_at: int | None = None
     ended_at: int | None = None
+    gone_at: int | None = None
     ended_by: str | None = None
     by_rule: bool = False
     reason: str | None = None
@@ -70,9 +88,8 @@ class Life:
 
 @dataclass(slots=True)
 class Window:
-    """A stretch of the record: its events, its moments (one for each commit), and what was done."""
+    """A stretch of the record: its moments (one for each commit), and what was done."""
 
-    events: list[Event]
     moments: list[int]
     actions: list[Action]
     lives: dict[str, Life]
@@ -81,10 +98,10 @@ class Window:
 def read_window(events: Iterable[Event], start: Book) -> Window:
     """The actions of consecutive events that go on from ``start``, which is left as it is."""
     book = load(dump(start))
-    window = Window([], [], [], _lives_of(book))
+    window = Window([], [], _lives_of(book))
     for moment, group in groupby(events, key=lambda event: event.recorded_at):
         window.moments.append(moment)
-        _read_moment(window, book, moment, list(group))
+        _read_moment(window, book, list(group))
     return window
 
 
@@ -99,22 +116,46 @@ def _lives_of(book: Book) -> dict[str, Life]:
     return lives
 
 
-def _read_moment(window: Window, book: Book, moment: int, events: list[Event]) -> None:
-    batch: list[Event] = []
-    clocks = {f"{what}-{moment}" for what in ("slept", "jumped", "clock")}
+def _read_moment(window: Window, book: Book, events: list[Event]) -> None:
+    for each in acts_of(events, book):
+        if isinstance(each, Event):
+            _note(window, each)
+        else:
+            _add(window, each)
+
+
+def acts_of(events: list[Event], book: Book) -> Iterator[Action | Event]:
+    """What was done in one moment, each action before its first event.
+
+    ``book`` is the one before the moment; it is evolved by each event after that was given.
+    """
+    clocks = {f"{what}-{events[0].recorded_at}" for what in ("slept", "jumped", "clock")}
     leading = True
-    for event in events:
+    of_batch: set[int] = set()
+    for number, event in enumerate(events):
         cause = event.cause
-        if batch and cause is not None and not _goes_on(batch, event):
-            _close_batch(window, batch)
-        leading = leading and cause is not None and cause.command_id in clocks
-        for action in _actions_of(event, book, batch):
-            action.phase = CLOCK if leading else ORDINARY
-            _add(window, action)
-        _note(window, event)
+        # What the clock's findings let somebody have may stand between them.
+        leading = leading and (cause is None or cause.command_id in clocks)
+        if event.position not in of_batch:
+            action = _action_of(event, book, events[number:])
+            if action is not None:
+                action.phase = CLOCK if leading and cause is not None else ORDINARY
+                if cause is not None and cause.items is not None:
+                    of_batch.update(own.position for own in action.own)
+                yield action
+        yield event
         evolve(book, event)
-        window.events.append(event)
-    _close_batch(window, batch)
+
+
+def _of_batch(events: list[Event]) -> list[Event]:
+    """The outcomes of the items of the batch whose first event is the first of these."""
+    own = events[:1]
+    for event in events[1:]:
+        if event.cause is not None:
+            if not _goes_on(own, event):
+                break
+            own.append(event)
+    return own
 
 
 def _goes_on(batch: list[Event], event: Event) -> bool:
@@ -129,44 +170,48 @@ def _goes_on(batch: list[Event], event: Event) -> bool:
     )
 
 
-def _close_batch(window: Window, batch: list[Event]) -> None:
-    if batch:
-        own = tuple(batch)
-        _add(window, Action(own[0].recorded_at, own[0].position, batch_of(batch), own))
-        batch.clear()
-
-
-def _actions_of(event: Event, book: Book, batch: list[Event]) -> Iterator[Action]:
-    """What one event was the effect of. Of a batch, its events are gathered in ``batch``."""
+def _action_of(event: Event, book: Book, onwards: list[Event]) -> Action | None:
+    """What an event was the effect of, or the first effect. ``onwards``: it and all behind it."""
     body, cause = event.body, event.cause
     time, order = event.recorded_at, event.position
     if _is_elsewhere(event, book):
-        yield Action(time, order, None, (event,))
-    elif cause is None:
+        return Action(time, order, None, (event,))
+    if cause is None:
         if isinstance(body, Checkpointed):
-            yield Action(time, order, c.TakeCheckpoint(command_id=""), (event,))
-        elif isinstance(body, Refused) and body.repeats_of is not None:
-            yield Action(time, order, None, (event,))
-    elif cause.items is not None:
-        batch.append(event)
-    else:
-        action = Action(time, order, command_of(event, book), (event,))
-        if isinstance(action.command, c.Targeted | c.RecordUsage):
-            action.about = event.allocation
-            before = book.allocations.get(event.allocation or "")
-            action.held = before is None or before.state != "waiting"
-        yield action
+            return Action(time, order, c.TakeCheckpoint(command_id=""), (event,))
+        if isinstance(body, Refused) and body.repeats_of is not None:
+            return Action(time, order, None, (event,))
+        return None
+    if cause.items is not None:
+        own = _of_batch(onwards)
+        return Action(time, order, batch_of(own, book), tuple(own))
+    action = Action(time, order, command_of(event, book), (event,))
+    if isinstance(action.command, c.Targeted | c.RecordUsage):
+        action.about = event.allocation
+        before = book.allocations.get(event.allocation or "")
+        action.held = before is None or before.state != "waiting"
+    return action
 
 
 def _is_elsewhere(event: Event, book: Book) -> bool:
     """Whether an event is of history that was imported: it happened, whatever our rules say."""
     pool = None if event.pool is None else book.pools.get(event.pool)
-    return pool is not None and pool.kind == "observed"
+    # A request that was sent there by mistake is one like any other, and may be one of a batch.
+    return pool is not None and pool.kind == "observed" and not isinstance(event.body, Refused)
+
+
+def _mark(event: Event) -> Mark:
+    refused = isinstance(event.body, Refused)
+    request = getattr(event.body, "request", None) is not None
+    digest = None if event.cause is None else event.cause.digest
+    return Mark(event.position, event.allocation, refused, request, digest)
 
 
 def _add(window: Window, action: Action) -> None:
+    if action.command is not None:
+        action.marks, action.own = tuple(map(_mark, action.own)), ()
     life = None if action.about is None else window.lives.get(action.about)
-    if life is not None and action.held:
+    if life is not None and action.held and life.granted_at is not None:
         action.asked_to_go = life.by_rule
         life.tenure.append(action)
     else:
@@ -196,7 +241,7 @@ def _note(window: Window, event: Event) -> None:
     elif isinstance(body, Ending):
         found.by_rule = event.cause is None
     elif isinstance(body, ENDS):
-        found.ended_at = event.at
+        found.ended_at, found.gone_at = event.at, event.recorded_at
         found.ended_by = getattr(body, "cause", None) or event.type
         found.by_rule = event.cause is None
 

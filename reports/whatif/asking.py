@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,17 +11,23 @@ from ledger.codec import from_row
 from ledger.errors import InvalidInput
 from ledger.events import Event, NodeJoined, PoolOpened
 from ledger.fields import dump, load
+from ledger.log import Row
 from ledger.receipts import fold_allocation
 from projections.past import Past
 from projections.sentences import sentence
 from reports.whatif.actions import read_window
 from reports.whatif.changes import Changes
+from reports.whatif.mapping import Replayed
 from reports.whatif.measures import SECOND_NS, Fate, Measures
-from reports.whatif.replay import Replay, Replayed
-from reports.whatif.sameness import Comparison
+from reports.whatif.replay import Replay
+from reports.whatif.reproducing import Reproduced, reproduce
+from reports.whatif.sameness import differing_in
 
-TURNS_MAX = 200
-"""The most turns of writers that an unchanged replay follows."""
+Progress = Callable[[int], None]
+"""Is told, now and then, how far it is: a time, ns UTC."""
+Taken = Callable[[Event], None]
+MOMENTS_TOLD = 1_000
+"""Whoever looks on is told how far it is after so many moments."""
 FATES_MAX = 10_000
 """The most differing fates that an answer lists; more are counted."""
 
@@ -67,7 +72,6 @@ class Answer:
     simulated: Measures
     fates: list[Differing]
     assumptions: list[str] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The answer, JSON-ready; times in ns UTC are left to the caller to show."""
@@ -85,6 +89,7 @@ class Answer:
             else {
                 "recorded": None if first[0] is None else sentence(first[0]),
                 "simulated": None if first[1] is None else sentence(first[1]),
+                "differs_in": differing_in(*first),
             },
             "recorded": self.recorded.to_json(),
             "simulated": self.simulated.to_json(),
@@ -99,91 +104,148 @@ def ask(
     changes: Changes,
     since: int | None = None,
     upto: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    taken: Taken | None = None,
 ) -> Answer:
     """Decide the events of positions ``since`` to ``upto`` again, as the changes would have it.
 
-    A commit that the window begins or ends in the middle of counts whole. Raises InvalidInput for an
-    empty window, a pool that is not there, or a change that cannot be.
+    A commit that the window begins or ends in the middle of counts whole. Unchanged, one moment of it
+    lies in memory at a time; changed, all that was asked in it. ``taken`` is given each event that was
+    decided otherwise than as recorded or may have been, in order. Raises InvalidInput for an empty
+    window, a pool that is not there, or a change that cannot be.
     """
+    asking = _Asking(past, *_window(past, since, upto), progress, taken)
+    asking.check(changes)
+    return asking.changed(changes) if changes else asking.unchanged()
+
+
+class _Asking:
+    """One window of a past: the record in it, and the book before it."""
+
+    def __init__(
+        self, past: Past, begins: int, ends: int, progress: Progress | None, taken: Taken | None
+    ) -> None:
+        self._past = past
+        self._begins, self._ends = begins, ends
+        self._bounds = past.recorded_at(begins), past.recorded_at(ends)
+        self._start = past.book_at(begins - 1)
+        self._progress, self._taken = progress, taken
+
+    def check(self, changes: Changes) -> None:
+        """Raise InvalidInput for a change that cannot be, before anything is decided."""
+        _check(changes, self._start, self._rows(self._begins - 1))
+        _changed(self._start, changes)
+
+    def unchanged(self) -> Answer:
+        """The record as it was; where it does not come out, what comes instead."""
+        figures = self._measures(self._start)
+        done = self._reproduce(figures)
+        if done.before is not None:
+            return self._decide(Changes(), done.before, Reproduced(done.same), [])
+        figures.finish()
+        span = self._begins, self._ends, *self._bounds
+        return Answer(*span, True, done.same, None, None, figures, figures, [])
+
+    def changed(self, changes: Changes) -> Answer:
+        """The record with something otherwise."""
+        done = self._reproduce()
+        said = []
+        if done.before is not None:
+            said.append(
+                f"the record does not come out again by itself from event {done.before.position + 1} on,"
+                " so not all that differs from there on is the changes' doing"
+            )
+        return self._decide(changes, self._start, Reproduced(0, done.looks), said)
+
+    def _rows(self, after: int) -> Iterator[Row]:
+        return self._past.log.read(after, self._ends)
+
+    def _events(self, after: int) -> Iterator[Event]:
+        return map(from_row, self._rows(after))
+
+    def _ended(self, name: str) -> Allocation | None:
+        return fold_allocation(from_row(row) for row in self._past.log.rows_of_allocation(name))
+
+    def _measures(self, book: Book) -> Measures:
+        figures = Measures(*self._bounds)
+        figures.begin(book)
+        return figures
+
+    def _reproduce(self, figures: Measures | None = None) -> Reproduced:
+        moments = 0
+
+        def seen(moment: list[Event]) -> None:
+            nonlocal moments
+            moments += 1
+            if figures is not None:
+                figures.take(moment)
+            if self._progress is not None and moments % MOMENTS_TOLD == 0:
+                self._progress(moment[0].recorded_at)
+
+        return reproduce(self._events(self._begins - 1), self._start, self._ended, seen)
+
+    def _decide(self, changes: Changes, before: Book, known: Reproduced, said: list[str]) -> Answer:
+        """Decide anew what goes on from ``before``; what the window has before it came out as it was."""
+        recorded = self._measures(self._start).take(self._events(self._begins - 1)).finish()
+        simulated = self._measures(_changed(self._start, changes))
+        ids = {}
+        for row in self._past.log.read(self._begins - 1, before.position):
+            simulated.take([from_row(row)])
+            if row.allocation is not None:
+                ids[row.allocation] = row.allocation
+
+        def take(event: Event) -> None:
+            simulated.take([event])
+            if self._taken is not None:
+                self._taken(event)
+
+        replay = Replay(
+            load(dump(before)),
+            read_window(self._events(before.position), before),
+            changes,
+            self._ended,
+            recorded=self._events(before.position),
+            looks=known.looks,
+            taken=take,
+        )
+        done = replay.run(self._progress)
+        done.ids = ids | done.ids
+        simulated.finish()
+        compared = replay.compared
+        return Answer(
+            self._begins,
+            self._ends,
+            *self._bounds,
+            compared.differs is None,
+            known.same + compared.same,
+            compared.parted_at,
+            compared.first or compared.differs,
+            recorded,
+            simulated,
+            _differing(recorded, simulated, done) if compared.parted else [],
+            [*said, *_assumptions(changes, done)],
+        )
+
+
+def _changed(start: Book, changes: Changes) -> Book:
+    book = load(dump(start))
+    changes.put_into(book)
+    return book
+
+
+def _window(past: Past, since: int | None, upto: int | None) -> tuple[int, int]:
+    """The first and the last position; a commit that either lies in the middle of counts whole."""
     head = past.log.head().position
-    first = _commit_begins(past, max(past.first + 1, since or 0))
+    first = max(past.first + 1, since or 0)
     last = head if upto is None else min(upto, head)
-    events = [from_row(row) for row in past.log.read(first - 1, last)]
-    if events:
-        for row in past.log.read(last):
-            if row.recorded_at != events[-1].recorded_at:
-                break
-            events.append(from_row(row))
-    if not events:
+    if last < first:
         raise InvalidInput("nothing was recorded in this window", "choose a longer one")
-    start = past.book_at(first - 1)
-    _check(changes, start, events)
-    replay, done = _decide_again(past, start, events, changes, progress)
-    compared = replay.compared
-    bounds = (events[0].recorded_at, events[-1].recorded_at)
-    recorded, simulated = Measures(*bounds), Measures(*bounds)
-    recorded.begin(start)
-    changed = load(dump(start))
-    changes.put_into(changed)
-    simulated.begin(changed)
-    recorded.take(events)
-    simulated.take(done.events)
-    fates = _differing(recorded, simulated, done) if compared.parted else []
-    return Answer(
-        events[0].position,
-        events[-1].position,
-        *bounds,
-        compared.differs is None,
-        compared.same,
-        compared.parted_at,
-        compared.first or compared.differs,
-        recorded,
-        simulated,
-        fates,
-        _assumptions(changes, done, compared),
-        done.events,
-    )
-
-
-def _decide_again(
-    past: Past,
-    start: Book,
-    events: list[Event],
-    changes: Changes,
-    progress: Callable[[int], None] | None,
-) -> tuple[Replay, Replayed]:
-    """One replay; or, unchanged, as many as there were writers that took turns.
-
-    A writer that has read what another one wrote looks once more, at its own moment, at what was freed.
-    So where an unchanged replay parts, it is tried as if another writer went on there.
-    """
-    offset, same, turns = 0, 0, False
-    before: list[Event] = []
-    while True:
-        window = read_window(events[offset:], start)
-        book = load(dump(start))
-        for space, there in zip(book.spaces(), start.spaces(), strict=True):
-            space.freed = turns and there.freed
-        replay = Replay(book, window, changes, lambda name: _from_log(past, name))
-        done = replay.run(progress)
-        replay.compared.same += same
-        parted_at = replay.compared.parted_at
-        if changes or parted_at is None or len(before) >= TURNS_MAX:
+    moment = past.recorded_at(last)
+    for row in past.log.read(last):
+        if row.recorded_at != moment:
             break
-        at = min(parted_at, events[-1].position)
-        moment = events[at - events[0].position].recorded_at
-        index = bisect_left(events, moment, key=lambda event: event.recorded_at)
-        if turns and index == offset:
-            break
-        same, offset, turns = index, index, True
-        before.append(events[index])
-        start = past.book_at(events[index].position - 1)
-    done.events[:0] = events[:offset]
-    for event in events[:offset]:
-        if event.allocation is not None:
-            done.ids.setdefault(event.allocation, event.allocation)
-    return replay, done
+        last = row.position
+    return _commit_begins(past, first), last
 
 
 def _commit_begins(past: Past, position: int) -> int:
@@ -197,22 +259,26 @@ def _commit_begins(past: Past, position: int) -> int:
     return position
 
 
-def _from_log(past: Past, name: str) -> Allocation | None:
-    return fold_allocation(from_row(row) for row in past.log.rows_of_allocation(name))
-
-
-def _check(changes: Changes, start: Book, events: list[Event]) -> None:
-    pools = set(start.pools) | {e.pool for e in events if e.type == "pool_opened" and e.pool}
-    for name in {changes.pool, *(pool for pool, _ in changes.sizes)} - {None}:
+def _check(changes: Changes, start: Book, rows: Iterable[Row]) -> None:
+    """Raise InvalidInput where a pool or a node that is meant is not there all through the window."""
+    named = {changes.pool, *(pool for pool, _ in changes.sizes)} - {None}
+    if not named:
+        return
+    pools = set(start.pools)
+    nodes = {(pool.name, node) for pool in start.pools.values() for node in pool.space.nodes}
+    for row in rows:
+        if row.type not in (PoolOpened.TYPE, NodeJoined.TYPE) or row.pool is None:
+            continue
+        body = from_row(row).body
+        if isinstance(body, PoolOpened):
+            pools.add(row.pool)
+            nodes |= {(row.pool, spec.name) for spec in body.nodes}
+        elif isinstance(body, NodeJoined):
+            nodes.add((row.pool, body.node.name))
+    for name in named:
         if name not in pools:
             known = ", ".join(sorted(pools)[:8]) or "none"
             raise InvalidInput(f"there is no pool {name!r} in this window", f"there are: {known}")
-    nodes = {(pool.name, node) for pool in start.pools.values() for node in pool.space.nodes}
-    for event in events:
-        body = event.body
-        specs = body.nodes if isinstance(body, PoolOpened) else ()
-        specs = (body.node,) if isinstance(body, NodeJoined) else specs
-        nodes |= {(event.pool or "", spec.name) for spec in specs}
     for pool, node in changes.sizes:
         if (pool, node) not in nodes:
             raise InvalidInput(
@@ -262,7 +328,7 @@ def _fate_json(each: Differing) -> dict[str, Any]:
     }
 
 
-def _assumptions(changes: Changes, done: Replayed, compared: Comparison) -> list[str]:
+def _assumptions(changes: Changes, done: Replayed) -> list[str]:
     said = list(_ALWAYS) if changes else []
     left = done.left
     if changes.policy.get("strategy") is not None and changes.keep_strategies:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import count, islice
 from typing import Any
 
 from ledger import commands as c
@@ -21,6 +22,8 @@ from ledger.events import (
 from ledger.evolve import evolve
 from ledger.policy import Policy, complaint
 from ledger.requests import Amounts, NodeSpec, Request
+from ledger.rules.validity import MAX_NODES
+from projections.wording import many
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,8 @@ class Changes:
         if not names or self.nodes < 0:
             return
         last = pool.space.nodes[names[-1]]
-        for spec in self._more(NodeSpec(last.name, dict(last.capacity), dict(last.labels))):
+        model = NodeSpec(last.name, dict(last.capacity), dict(last.labels))
+        for spec in self._more(pool.name, model, set(names)):
             _tell(book, NodeJoined(spec), pool=pool.name)
 
     # --- what is asked ---------------------------------------------------------------------------
@@ -132,20 +136,32 @@ class Changes:
             return replace(command, nodes=nodes)
         if self.nodes and not command.consumable:
             self._spare(command.pool, len(nodes))
-            nodes = nodes[: self.nodes] if self.nodes < 0 else (*nodes, *self._more(nodes[-1]))
+            names = {spec.name for spec in nodes}
+            more = self._more(command.pool, nodes[-1], names) if self.nodes > 0 else []
+            nodes = nodes[: self.nodes] if self.nodes < 0 else (*nodes, *more)
+        wrong = complaint({**command.policy, **self.policy}, Policy())
+        if wrong is not None and complaint(command.policy, Policy()) is None:
+            raise InvalidInput(f"pool {command.pool}: {wrong}", "name another --pool")
         return replace(command, nodes=nodes, policy={**command.policy, **self.policy})
 
-    def _spare(self, pool: str, count: int) -> None:
+    def _spare(self, pool: str, there: int) -> None:
         """Raise InvalidInput where a pool would be left without a node."""
-        if self.nodes < 0 and count <= -self.nodes:
+        if self.nodes < 0 and there <= -self.nodes:
             raise InvalidInput(
-                f"pool {pool} has {count} nodes, so {-self.nodes} cannot be taken away",
+                f"pool {pool} has {many(there, 'node')}, so {-self.nodes} cannot be taken away",
                 "take fewer, or name a --pool",
             )
 
-    def _more(self, model: NodeSpec) -> list[NodeSpec]:
-        """Nodes like another one, under names of their own."""
-        return [replace(model, name=f"{model.name}+{n + 1}") for n in range(self.nodes)]
+    def _more(self, pool: str, model: NodeSpec, taken: set[str]) -> list[NodeSpec]:
+        """Nodes like another one, under names of their own. Raises InvalidInput for too many."""
+        if len(taken) + self.nodes > MAX_NODES:
+            raise InvalidInput(
+                f"pool {pool} has {len(taken)} nodes, and may have {MAX_NODES}, not {self.nodes} more",
+                "take fewer, or name a --pool",
+            )
+        names = (f"{model.name}+{n}" for n in count(1))
+        free = (name for name in names if name not in taken)
+        return [replace(model, name=name) for name in islice(free, self.nodes)]
 
     def _sized(self, pool: str, spec: NodeSpec) -> NodeSpec:
         capacity = self.sizes.get((pool, spec.name))

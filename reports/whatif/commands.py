@@ -7,7 +7,8 @@ decided as an operator's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ledger import commands as c
@@ -15,8 +16,13 @@ from ledger import events as e
 from ledger.advance import LEDGER
 from ledger.book import Allocation, Book
 from ledger.content import content_digest
-from ledger.events import Event
-from ledger.rules.leases import renewed_until
+from ledger.decide import check
+from ledger.errors import InvalidInput
+from ledger.events import Cause, Event
+from ledger.evolve import evolve
+from ledger.rules.answers import Draft
+from ledger.rules.batching import batch_causes, decide_batch, decide_item
+from ledger.rules.tenure import renew_holder
 
 _RELEASED_AFTER = "released after it was asked to end"
 
@@ -45,26 +51,66 @@ def command_of(event: Event, book: Book) -> c.AnyCommand | None:
     return None if plain is None else plain(event, body)
 
 
-def batch_of(events: list[Event]) -> c.AllocateBatch | None:
-    """The batch whose items' outcomes these are, in order; None where some are not in the record."""
+def batch_of(events: list[Event], book: Book) -> c.AllocateBatch | None:
+    """The batch whose items' outcomes these are, in order; None where some are not in the record.
+
+    ``book`` is the book before the first of them.
+    """
     cause = events[0].cause
     assert cause is not None
     items = [_request(event, item=True) for event in events]
     if len(items) != cause.items or any(item is None for item in items):
         return None
     asked = tuple(item for item in items if item is not None)
-    tenant = events[0].tenant
-    together = c.AllocateBatch(command_id=cause.command_id, tenant=tenant, items=asked, atomic=True)
+    alone = c.AllocateBatch(command_id=cause.command_id, tenant=events[0].tenant, items=asked)
+    together = replace(alone, atomic=True)
+    return together if _is_whole(events, alone, together, book) else alone
+
+
+def _is_whole(
+    events: list[Event], alone: c.AllocateBatch, together: c.AllocateBatch, book: Book
+) -> bool:
+    """Whether a batch was atomic. Its digest says so; where metadata was redacted since, it was if its
+    requests went where only together they would."""
+    cause, first = events[0].cause, events[0].body
     if any(isinstance(event.body, e.Refused) for event in events):
-        first = events[0].body
-        whole = isinstance(first, e.Refused) and first.verb == c.AllocateBatch.VERB
-    elif any(isinstance(event.body, e.Queued) and event.body.gang for event in events):
-        whole = True
-    else:
-        whole = content_digest(together) == cause.digest
-    if whole:
-        return together
-    return c.AllocateBatch(command_id=cause.command_id, tenant=tenant, items=asked)
+        return isinstance(first, e.Refused) and first.verb == c.AllocateBatch.VERB
+    if any(isinstance(event.body, e.Queued) for event in events):
+        return any(isinstance(event.body, e.Queued) and event.body.gang for event in events)
+    digest = None if cause is None else cause.digest
+    if content_digest(together) == digest:
+        return True
+    if content_digest(alone) == digest:
+        return False
+    now, went = events[0].recorded_at, _where(events)
+    return _where(_one_by_one(book, alone, now)) != went == _where(_at_once(book, together, now))
+
+
+def _one_by_one(book: Book, command: c.AllocateBatch, now: int) -> list[Event]:
+    overlay, upto = book.fork(), book.position
+    events: list[Event] = []
+    for item, cause in zip(command.items, batch_causes(command), strict=True):
+        for event in decide_item(overlay, item, cause, now, upto=upto):
+            evolve(overlay, event)
+            events.append(event)
+    return events
+
+
+def _at_once(book: Book, command: c.AllocateBatch, now: int) -> Sequence[Event]:
+    try:
+        check(command)
+    except InvalidInput:
+        return ()
+    return decide_batch(book, command, now)
+
+
+def _where(events: Sequence[Event]) -> list[Any]:
+    """Where the grants of a batch went."""
+    return [
+        [(p.node, p.devices) for p in event.body.placements]
+        for event in events
+        if isinstance(event.body, e.Allocated | e.Reserved) and event.cause is not None
+    ]
 
 
 def _base(event: Event) -> dict[str, Any]:
@@ -137,7 +183,7 @@ def _transfer(event: Event, body: e.Transferred, before: Allocation) -> c.Transf
 
 def _withdrawn(event: Event, body: e.Withdrawn, before: Allocation) -> c.AnyCommand:
     target = _target(event, body.by)
-    if body.cause == "voided" and before.state == "reserved":
+    if body.cause == "voided" and before.state == "reserved" and not body.reason:
         return c.Release(**target)
     if body.evidence:
         return c.Reclaim(**target, cause=body.cause, evidence=body.evidence, reason=body.reason)
@@ -203,15 +249,24 @@ def _usage(event: Event, body: e.UsageRecorded) -> c.RecordUsage:
 
 
 def _renew_holder(event: Event, body: e.Renewed, book: Book) -> c.RenewHolder:
-    """The ttl that leads to these ends: what each was asked with, or one for all of them."""
+    """The ttl that leads to these ends: what each was asked with, or one for all of them.
+
+    Who has reached the maximum age is passed by where the ttl goes beyond it. So the least end that may
+    be the one is taken, else one beyond every age.
+    """
     assert event.holder is not None
     now = event.recorded_at
-    held = [a for name in body.allocations if (a := book.allocations.get(name)) is not None]
-    choices: list[int | None] = [None, *sorted({end - now for end in body.ends}, reverse=True)]
-    for ttl in choices:
-        if [renewed_until(a, ttl, now) for a in held] == list(body.ends):
-            return c.RenewHolder(**_base(event), holder=event.holder, ttl_ns=ttl)
-    return c.RenewHolder(**_base(event), holder=event.holder, ttl_ns=choices[1])
+    held = [book.allocations[name] for name in book.by_holder.get((event.tenant, event.holder), {})]
+    ages = [a.max_age_until for a in held if a.max_age_until is not None]
+    ttls: list[int | None] = [None, *sorted({end - now for end in body.ends})]
+    ttls.append(max([*ages, *body.ends]) - now + 1)
+    commands = [c.RenewHolder(**_base(event), holder=event.holder, ttl_ns=ttl) for ttl in ttls]
+    for command in commands:
+        draft = Draft(book, now)
+        no = renew_holder(book, draft, command, Cause("", ""))
+        if no is None and draft.events[0].body == body:
+            return command
+    return commands[-2]
 
 
 # --- the rest, whose events say all that the command said ----------------------------------------
@@ -240,7 +295,24 @@ def _quota(event: Event, body: e.QuotaSet) -> c.SetQuota:
     )
 
 
-_PLAIN: dict[type, Callable[[Event, Any], c.AnyCommand]] = {
+def _correct(event: Event, body: e.Corrected) -> c.Correct | None:
+    if not event.tenant:
+        # It was written when a correction did not name what it is about yet.
+        return None
+    return c.Correct(
+        **_base(event),
+        corrects=body.corrects,
+        reason=body.reason,
+        by=body.by,
+        facts=body.facts,
+        pool=event.pool,
+        allocation=event.allocation,
+        holder=event.holder,
+        task=event.task,
+    )
+
+
+_PLAIN: dict[type, Callable[[Event, Any], c.AnyCommand | None]] = {
     e.LedgerOpened: lambda v, b: c.OpenLedger(**_base(v), ledger_id=b.ledger_id, epoch=b.epoch),
     e.PoolOpened: _open_pool,
     e.PoolResized: lambda v, b: c.ResizePool(**_base(v), pool=v.pool or "", nodes=b.nodes),
@@ -265,17 +337,7 @@ _PLAIN: dict[type, Callable[[Event, Any], c.AnyCommand]] = {
     e.TimeExtended: lambda v, b: c.ExtendTime(
         **_base(v), by_ns=b.by_ns, since=b.since, until=b.until, why=b.why
     ),
-    e.Corrected: lambda v, b: c.Correct(
-        **_base(v),
-        corrects=b.corrects,
-        reason=b.reason,
-        by=b.by,
-        facts=b.facts,
-        pool=v.pool,
-        allocation=v.allocation,
-        holder=v.holder,
-        task=v.task,
-    ),
+    e.Corrected: _correct,
     e.Redacted: lambda v, b: c.Redact(
         **_base(v),
         position=b.position,

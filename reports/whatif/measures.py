@@ -99,9 +99,13 @@ class Measures:
                 self._hold(a.id, a.pool, a.amounts, self.since)
 
     def take(self, events: Iterable[Event]) -> Measures:
-        """All that happened."""
+        """All that happened next."""
         for event in events:
             self._one(event)
+        return self
+
+    def finish(self) -> Measures:
+        """That was all: what is told at the end."""
         for name, fate in self.fates.items():
             if fate.granted_at is None:
                 total = self.unmet.setdefault(fate.pool, {})

@@ -7,8 +7,9 @@ the record; from where fates part on, what is due is settled when it is due.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
 
@@ -19,50 +20,43 @@ from ledger.errors import InvalidInput
 from ledger.events import Ending, Event, Queued, Refused, Reserved
 from ledger.evolve import evolve
 from ledger.rules.leases import next_due
-from ledger.step import Step, is_due, settle_due, take_step
-from reports.whatif.actions import ORDINARY, Action, Window
+from ledger.step import Step, grant_waiting, is_due, settle_due, take_step
+from reports.whatif.actions import CLOCK, ORDINARY, Action, Window
 from reports.whatif.changes import Changes
 from reports.whatif.guesses import Guesses
-from reports.whatif.sameness import Comparison
-from reports.whatif.unseen import settle_unseen
+from reports.whatif.mapping import Ended, Replayed, need_of, on_another
+from reports.whatif.reproducing import Key, key_of
+from reports.whatif.sameness import Comparison, with_digest
+from reports.whatif.unseen import is_refused_command, note_clock, settle_unseen
 
 MOMENTS_SPARE = 10_000_000
 """A bound on the moments that a simulation adds to those of the record."""
-
-Ended = Callable[[str], Allocation | None]
-"""Recorded allocation id → what the log knows of one that ended before the window."""
-
-
-@dataclass(slots=True)
-class Left:
-    """What could not be decided again, or had nothing to be done to any more, counted."""
-
-    unknown: int = 0
-    pointless: int = 0
-    retries: int = 0
-    repeats: int = 0
-    guessed: int = 0
-    invalid: int = 0
-
-
-@dataclass(slots=True)
-class Replayed:
-    """What a replay came to. ``ids``: recorded life → simulated allocation."""
-
-    events: list[Event] = field(default_factory=list)
-    ids: dict[str, str] = field(default_factory=dict)
-    left: Left = field(default_factory=Left)
 
 
 class Replay:
     """One run over a window. ``book`` is at its beginning and is changed."""
 
-    def __init__(self, book: Book, window: Window, changes: Changes, ended_before: Ended) -> None:
+    def __init__(
+        self,
+        book: Book,
+        window: Window,
+        changes: Changes,
+        ended_before: Ended,
+        *,
+        recorded: Iterable[Event],
+        looks: Mapping[int, frozenset[Key]] | None = None,
+        taken: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        """``recorded`` are the window's events again, for the comparison; ``looks`` as of
+        :class:`~reports.whatif.reproducing.Reproduced`; ``taken`` is given each simulated event.
+        """
+        self._looks = looks or {}
+        self._taken = taken
         self.book = book
         self.window = window
         self.changes = changes
         self.done = Replayed()
-        self.compared = Comparison(window.events)
+        self.compared = Comparison(recorded)
         self._ended_before = ended_before
         self._guesses = Guesses(window)
         self._queue: list[tuple[int, int, int, int, Action]] = []
@@ -75,6 +69,11 @@ class Replay:
         self._early: dict[tuple[Any, ...], str] = {}
         self._positions: dict[int, int] = {}
         self._first = book.position
+        self._slept = sorted(
+            (action.time, action.command.since)
+            for action in window.actions
+            if action.phase == CLOCK and isinstance(action.command, c.ExtendTime)
+        )
         self._recorded_ends = {
             (life.key, life.ended_at) for life in window.lives.values() if life.by_rule
         }
@@ -117,11 +116,10 @@ class Replay:
             times.append(self._moments[self._next_moment])
         end = self.window.moments[-1] if self.window.moments else 0
         now = min(times, default=None)
-        if self.compared.parted:
-            due = next_due(self.book)
-            sooner = due is not None and due <= end and (now is None or due < now)
-            if due is not None and sooner and not self._is_recorded_end(due):
-                return due
+        due = next_due(self.book)
+        sooner = due is not None and due <= end and (now is None or due < now)
+        if due is not None and sooner and self._is_settled(due):
+            return due
         if now is not None and now > end:
             # Beyond the window nothing is asked any more.
             return None
@@ -134,15 +132,27 @@ class Replay:
         found = self.book.allocations.get(action.about or "")
         return found is None or found.state not in LIVE
 
-    def _is_recorded_end(self, due: int) -> bool:
-        """Whether what is due then is so in the record, where a later moment wrote it down."""
-        name = self.book.due[0][2]
-        return (self._lives.get(name, ""), due) in self._recorded_ends
+    def _is_settled(self, due: int) -> bool:
+        """Whether what is due then is written down at once.
+
+        What is so in the record was written down by a later moment of it; and while the machine slept,
+        nobody was there: what would have ended then is extended first.
+        """
+        _, position, name = self.book.due[0]
+        if (self._lives.get(name, ""), due) in self._recorded_ends:
+            return False
+        asleep = bisect_left(self._slept, (due, due))
+        if asleep < len(self._slept) and self._slept[asleep][1] < due:
+            return False
+        return self.compared.parted or position > 0
 
     def _moment(self, now: int) -> None:
         while self._next_moment < len(self._moments) and self._moments[self._next_moment] <= now:
             self._next_moment += 1
+        self._look_anew(now)
+        self._unseen(now)
         self._run_phase(now, upto=ORDINARY - 1)
+        self._unseen(now)
         while is_due(self.book, now):
             self._take_in(settle_due(self.book, now))
             if not self.compared.parted:
@@ -150,6 +160,17 @@ class Replay:
         self._run_phase(now, upto=ORDINARY)
         self._unseen(now)
         self.compared.close(now)
+
+    def _look_anew(self, now: int) -> None:
+        """The record's writer of this moment knew of something freed that nobody had looked at."""
+        looks = self._looks.get(now)
+        if looks is not None:
+            ids = self.done.ids
+            here = {
+                (ids.get(parent or "", key), ids.get(parent or "", parent)) for key, parent in looks
+            }
+            for space in self.book.spaces():
+                space.freed = key_of(space) in here
 
     def _run_phase(self, now: int, upto: int) -> None:
         queue = self._queue
@@ -162,8 +183,8 @@ class Replay:
     def _unseen(self, now: int) -> None:
         """Claims that a command led to which itself left no trace."""
         expected = self.compared.expected(now)
-        if expected is not None and expected.cause is None and isinstance(expected.body, Queued):
-            self._take_in(settle_unseen(self.book, expected, now, self.compared))
+        if expected is not None and expected.cause is None:
+            self._take_in(settle_unseen(self.book, self.compared.ahead(now), now))
 
     # --- actions ---------------------------------------------------------------------------------
 
@@ -177,8 +198,12 @@ class Replay:
         ended = None
         if isinstance(command, c.Targeted | c.RecordUsage):
             ended = self._ended(command.allocation, action)
+        step = Step()
         try:
-            step = take_step(self.book, command, now, ended)
+            if action.phase == CLOCK:
+                step.events = note_clock(self.book, command, now)
+            else:
+                step = take_step(self.book, command, now, ended)
         except InvalidInput:
             self.done.left.invalid += 1
             return
@@ -199,7 +224,20 @@ class Replay:
             return replace(command, items=items)
         if isinstance(command, c.Targeted | c.RecordUsage):
             return self._targeted(action, command, now)
+        if isinstance(command, c.Correct):
+            return self._corrected(command)
         return self.changes.said(command)
+
+    def _corrected(self, command: c.Correct) -> c.Correct | None:
+        """A correction of what came about here instead; None where nothing did."""
+        name = command.allocation
+        if name in self.window.lives:
+            name = self.done.ids.get(name)
+            if name is None:
+                self.done.left.pointless += 1
+                return None
+        corrects = self._positions.get(command.corrects, command.corrects)
+        return replace(command, allocation=name, corrects=corrects)
 
     def _asked(self, command: c.Allocate) -> c.Allocate:
         request = self.changes.asked(command.pool, command.request)
@@ -213,15 +251,15 @@ class Replay:
         """Whether this asks again for what the simulation has given already, unlike the record."""
         found = self._effects.get((command.tenant, command.command_id))
         if found is None:
-            found = self._early.get(_need(command))
+            found = self._early.get(need_of(command))
             if found is None or found not in self.book.allocations:
                 return False
         self.done.left.retries += 1
-        own = action.own[0] if action.own else None
+        own = action.marks[0] if action.marks else None
         life = None if own is None else self.window.lives.get(own.allocation or "")
         if life is not None and found in self.book.allocations:
             # What came of the retry in the record is done to what was got sooner.
-            self._early.pop(_need(command), None)
+            self._early.pop(need_of(command), None)
             self.done.ids[life.key] = found
             for each in list(self._queue):
                 if each[4].guess and each[4].about == found:
@@ -249,7 +287,7 @@ class Replay:
         if found is not None and action.asked_to_go and found.state == "active":
             self._guess_release(name, now)
             return None
-        return _on(command, name, now - action.time)
+        return on_another(command, name, now - action.time)
 
     def _ended(self, name: str, action: Action) -> Allocation | None:
         if name in self.book.allocations:
@@ -285,32 +323,34 @@ class Replay:
                 allocation=name,
                 body=body,
             )
-            if event.recorded_at == now:
-                copy = replace(copy, at=event.at)
             evolve(self.book, copy)
             self._positions[event.position] = position
             self._take_in([copy])
+        if action.own[0].cause is not None and is_refused_command(action.own[-1]):
+            # It was refused, but what was freed by then was handed on behind it.
+            events: list[Event] = []
+            grant_waiting(self.book, now, events)
+            self._take_in(events)
 
     # --- what came of it -------------------------------------------------------------------------
 
     def _name(self, action: Action, command: c.AnyCommand, step: Step) -> None:
         """Tell recorded and simulated outcomes of a command from each other, and give theirs digests."""
-        digest = None
-        for event in action.own:
-            digest = None if event.cause is None else event.cause.digest
-        if digest is not None:
-            step.events = [_with_digest(event, command, digest) for event in step.events]
+        if action.marks:
+            digest = action.marks[-1].digest
+            step.events = [with_digest(e, command.command_id, digest) for e in step.events]
         if step.answer is not None:
             self._effects[command.tenant, command.command_id] = step.answer
             return
         own = [e for e in step.events if e.cause is not None]
-        for recorded, event in zip(action.own, own, strict=False):
-            self._positions[recorded.position] = event.position
-            key = recorded.allocation
-            if isinstance(recorded.body, Refused) and recorded.body.request is not None:
-                key = f"R{recorded.position}"
+        for mark, event in zip(action.marks, own, strict=False):
+            if mark.refused == isinstance(event.body, Refused):
+                self._positions[mark.position] = event.position
+            key = mark.allocation
+            if mark.refused and mark.request:
+                key = f"R{mark.position}"
                 if event.allocation is not None and isinstance(command, c.Allocate):
-                    self._early[_need(command)] = event.allocation
+                    self._early[need_of(command)] = event.allocation
             if event.allocation is None or key not in self.window.lives:
                 continue
             if isinstance(event.body, (*GRANTS, Queued)):
@@ -320,7 +360,7 @@ class Replay:
 
     def _take_in(self, events: list[Event]) -> None:
         for event in events:
-            self.done.events.append(event)
+            self._taken(event)
             self.compared.next(event)
             name = event.allocation
             if name is None:
@@ -348,10 +388,11 @@ class Replay:
                 self._guess_release(name, event.at)
             return
         self._schedule(life.tenure, event.at - life.granted_at)
-        if not self.changes or not life.by_rule or life.ended_at is None:
+        if not self.changes or not life.by_rule or life.gone_at is None:
             return
         if life.ended_by != "expired" and not isinstance(event.body, Reserved):
-            self._guess_release(name, event.at, least=life.ended_at - life.granted_at)
+            # Until the record noticed its end nothing else happened to it.
+            self._guess_release(name, event.at, least=life.gone_at - life.granted_at)
 
     def _guess_release(self, name: str, since: int, least: int = 0) -> None:
         """Release something after as long as such requests are held; the lease bounds it anyway."""
@@ -371,27 +412,3 @@ class Replay:
         )
         action = Action(when, 2**62, release, about=name, held=True, guess=True)
         self._schedule([action], 0)
-
-
-def _on(command: c.AnyCommand, name: str, shift: int) -> c.AnyCommand:
-    """A command on one allocation, on another one; what it says of times is shifted."""
-    if isinstance(command, c.RecordUsage):
-        since, until = command.since + shift, command.until + shift
-        return replace(command, allocation=name, since=since, until=until)
-    if isinstance(command, c.Reclaim) and command.happened_at is not None:
-        return replace(command, allocation=name, happened_at=command.happened_at + shift)
-    assert isinstance(command, c.Targeted)
-    return command if name == command.allocation else replace(command, allocation=name)
-
-
-def _need(command: c.Allocate) -> tuple[Any, ...]:
-    """What makes a later request the same one asked again."""
-    amounts = tuple(sorted(command.request.amounts.items()))
-    return command.tenant, command.pool, command.holder, command.task, amounts
-
-
-def _with_digest(event: Event, command: c.AnyCommand, digest: str) -> Event:
-    cause = event.cause
-    if cause is None or cause.command_id != command.command_id or cause.digest == digest:
-        return event
-    return replace(event, cause=replace(cause, digest=digest))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from ledger.canonical import loads
 from ledger.codec import to_row
 from ledger.events import Adjusted, Allocated, Event, Reserved
-from ledger.log import GENESIS
+from ledger.log import GENESIS, Row
+
+_TOLD = tuple(name for name in Row._fields if name not in ("data", "digest", "hash"))
 
 
 class Comparison:
@@ -18,9 +23,10 @@ class Comparison:
     that is only written down otherwise, with another ttl for example, is no other fate yet.
     """
 
-    def __init__(self, recorded: list[Event]) -> None:
-        self._recorded = recorded
-        self._at = 0
+    def __init__(self, recorded: Iterable[Event]) -> None:
+        """``recorded`` is read as far as it is needed, and no further once all has parted."""
+        self._source = iter(recorded)
+        self._coming: deque[Event] = deque()
         self.same = 0
         self.differs: tuple[Event | None, Event | None] | None = None
         self.parted: bool = False
@@ -29,23 +35,26 @@ class Comparison:
 
     def expected(self, now: int) -> Event | None:
         """The next recorded event, if it was written at this moment and nothing differed so far."""
-        if self.parted or self._at >= len(self._recorded):
-            return None
-        event = self._recorded[self._at]
-        return event if event.recorded_at == now else None
+        event = self._next_recorded()
+        return event if event is not None and event.recorded_at == now else None
 
-    def ahead(self) -> list[Event]:
-        """The next recorded events, a few of them."""
-        return self._recorded[self._at : self._at + 1_000]
+    def ahead(self, now: int) -> list[Event]:
+        """The recorded events of this moment that have not come about yet."""
+        while not self.parted and (not self._coming or self._coming[-1].recorded_at == now):
+            event = next(self._source, None)
+            if event is None:
+                break
+            self._coming.append(event)
+        return [event for event in self._coming if event.recorded_at == now]
 
     def next(self, event: Event) -> None:
         """One more simulated event."""
         if self.parted:
             return
-        if self._at >= len(self._recorded):
+        recorded = self._next_recorded()
+        if recorded is None:
             self._part(None, event)
             return
-        recorded = self._recorded[self._at]
         if recorded == event or _columns(recorded) == _columns(event):
             self.same += self.differs is None
         elif self.differs is None:
@@ -53,22 +62,33 @@ class Comparison:
         if self.differs is not None and fate_of(recorded) != fate_of(event):
             self._part(recorded, event)
             return
-        self._at += 1
+        self._coming.popleft()
 
     def close(self, now: int) -> None:
         """A moment is over: all that was recorded in it has come about."""
-        if self.parted or self._at >= len(self._recorded):
-            return
-        if self._recorded[self._at].recorded_at <= now:
-            self._part(self._recorded[self._at], None)
+        recorded = self._next_recorded()
+        if recorded is not None and recorded.recorded_at <= now:
+            self._part(recorded, None)
 
     def end(self) -> None:
         """All is over."""
-        if not self.parted and self._at < len(self._recorded):
-            self._part(self._recorded[self._at], None)
+        recorded = self._next_recorded()
+        if recorded is not None:
+            self._part(recorded, None)
+
+    def _next_recorded(self) -> Event | None:
+        if self.parted:
+            return None
+        if not self._coming:
+            event = next(self._source, None)
+            if event is not None:
+                self._coming.append(event)
+        return self._coming[0] if self._coming else None
 
     def _part(self, recorded: Event | None, event: Event | None) -> None:
         self.parted = True
+        self._source = iter(())
+        self._coming.clear()
         self.first = (recorded, event)
         if self.differs is None:
             self.differs = self.first
@@ -82,6 +102,17 @@ def _columns(event: Event) -> tuple[Any, ...]:
     return tuple(to_row(event, GENESIS))
 
 
+def differing_in(recorded: Event | None, simulated: Event | None) -> list[str]:
+    """The columns in which two events differ, and of ``data`` what in it; of what is not there, none."""
+    if recorded is None or simulated is None:
+        return []
+    one, other = to_row(recorded, GENESIS), to_row(simulated, GENESIS)
+    names = [name for name in _TOLD if getattr(one, name) != getattr(other, name)]
+    said, instead = loads(one.data), loads(other.data)
+    keys = sorted({*said, *instead})
+    return names + [f"data.{key}" for key in keys if said.get(key) != instead.get(key)]
+
+
 def fate_of(event: Event) -> tuple[Any, ...]:
     """What an event means for those it is about: what, for whom, when, and where."""
     body = event.body
@@ -92,8 +123,9 @@ def fate_of(event: Event) -> tuple[Any, ...]:
     return (*about, event.at, event.recorded_at, placed)
 
 
-def without_digest(event: Event) -> Event:
-    """An event whose command is told by its id alone."""
-    if event.cause is None:
+def with_digest(event: Event, command_id: str, digest: str | None) -> Event:
+    """An event of a command that was rebuilt, under the digest that the command had in the record."""
+    cause = event.cause
+    if digest is None or cause is None or cause.command_id != command_id or cause.digest == digest:
         return event
-    return replace(event, cause=replace(event.cause, digest=""))
+    return replace(event, cause=replace(cause, digest=digest))

@@ -86,6 +86,19 @@ def test_a_larger_node_grants_what_was_refused(recorded: CommandLine) -> None:
         (["--ttl", "soon"], "soon"),
         (["--since", "#999"], "nothing was recorded"),
         (["--nodes", "-1"], "cannot be taken away"),
+        (["--nodes", "-99"], "cannot be taken away"),
+        (["--nodes", "99999999"], "may have 20000"),
+        (["--pool", "nowhere"], "no pool 'nowhere'"),
+        (["--size", "box:box:cpu=4", "--size", "box:box:cpu=2"], "gives cpu of box:box twice"),
+        (["--size", "box:box:cpu=-4"], "negative"),
+        (["--quota", "ann:cpu=1", "--quota", "ann:gpu=1"], "gives 'ann' twice"),
+        (["--quota", "a\x01:cpu=1"], "tenant"),
+        (["--ttl", "0"], "more than zero"),
+        (["--order", "fair", "--policy", "order=fifo"], "say the same thing"),
+        (["--all-requests"], "goes with a --strategy"),
+        (["--since", "#4", "--until", "#2"], "ends before it begins"),
+        (["--until", "2000-01-01"], "nothing was recorded"),
+        (["--since", "2099-01-01"], "nothing was recorded"),
     ],
 )
 def test_what_cannot_be_asked_is_one_clear_line(
@@ -95,6 +108,34 @@ def test_what_cannot_be_asked_is_one_clear_line(
     assert answer.code == 2
     assert says in answer.err
     assert answer.err.count("\n") == 1
+
+
+def test_a_ledger_that_cannot_be_read_is_one_clear_line(
+    recorded: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.db").touch()
+    (tmp_path / "junk.db").write_bytes(b"junk" * 2_000)
+    for name, code in (("none.db", 1), ("empty.db", 1), ("junk.db", 2)):
+        answer = recorded("whatif", "--ledger", str(tmp_path / name))
+        assert (answer.code, answer.err.count("\n"), answer.out) == (code, 1, "")
+
+
+def test_text_and_json_tell_the_same_figures(recorded: CommandLine) -> None:
+    asked = ("whatif", "--size", "box:box:cpu=4")
+    document, text = recorded.ok(*asked), recorded(*asked).out
+    for name, key in (("requests", "asked"), ("granted", "granted"), ("refused", "refused")):
+        row = next(line.split() for line in text.splitlines() if line.startswith(name))
+        assert row[-2:] == [str(document[side][key]) for side in ("recorded", "simulated")]
+    for said in document["assumptions"]:
+        assert f"- {said}" in text
+    assert len(document["fates"]) == document["differing"]
+    assert text.count("1 request fares otherwise") == (document["differing"] == 1)
+
+
+def test_one_event_alone_comes_out_too(recorded: CommandLine) -> None:
+    document = recorded.ok("whatif", "--since", "#3", "--until", "#4")
+    assert (document["exact"], document["same_events"]) == (True, 1)
+    assert "this one event comes out" in recorded("whatif", "--since", "#3", "--until", "#4").out
 
 
 def test_every_change_can_be_given_at_once(recorded: CommandLine) -> None:

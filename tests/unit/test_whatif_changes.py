@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ledger.commands import Claim, Renew, SetQuota, Withdraw
+from ledger.commands import Claim, Correct, OpenPool, Renew, SetQuota, Withdraw
 from ledger.errors import InvalidInput
+from ledger.events import Corrected, Event, PoolOpened
 from ledger.identity import ProcessIdentity
+from ledger.requests import NodeSpec
 from projections.past import Past
 from reports.whatif import Answer, Changes, ask
 from reports.whatif.measures import Fate
@@ -118,12 +120,11 @@ def test_a_retry_of_what_is_granted_here_is_the_same_request(ledger: Ledger) -> 
     ledger.release(again, "h2")
     ledger.clock.run(30)
     ledger.ask(100)
-    answer = asked(ledger, LARGER)
-    granted = [e for e in answer.events if e.type == "allocated" and e.holder == "h2"]
+    events: list[Event] = []
+    ask(Past(ledger.writer.log), LARGER, taken=events.append)
+    granted = [e for e in events if e.type == "allocated" and e.holder == "h2"]
     assert len(granted) == 1
-    ended = [
-        e for e in answer.events if e.type == "released" and e.allocation == granted[0].allocation
-    ]
+    ended = [e for e in events if e.type == "released" and e.allocation == granted[0].allocation]
     # It is given back when the retry was: 20 s of the record's wait, and 30 s of work.
     assert [e.at - granted[0].at for e in ended] == [pytest.approx(50 * SECOND, abs=SECOND / 100)]
 
@@ -267,3 +268,109 @@ def test_a_change_that_cannot_be_is_refused(ledger: Ledger, changes: Changes, sa
 def test_an_empty_window_is_refused(ledger: Ledger) -> None:
     with pytest.raises(InvalidInput, match="nothing was recorded"):
         asked(ledger, Changes(), 99)
+
+
+def test_what_ends_sooner_here_is_handed_on_when_it_ends(ledger: Ledger) -> None:
+    ledger.got(2000)
+    waits = ledger.ask(1000, wait=600, holder="h2").allocation
+    assert waits is not None
+    # Nothing happens for long: nobody wrote in between, but who waits would have been told.
+    ledger.clock.run(300)
+    ledger.ask(100, holder="h3")
+    _, simulated = fates(asked(ledger, Changes(ttl_ns=20 * SECOND)))[waits.id]
+    assert seconds(simulated)[0] == pytest.approx(20, abs=0.001)
+
+
+def test_what_would_have_ended_while_the_machine_slept_gains_that_time(ledger: Ledger) -> None:
+    held = ledger.got(2000)
+    waits = ledger.ask(1000, wait=600, holder="h2").allocation
+    assert waits is not None
+    ledger.clock.run(10)
+    ledger.clock.sleep(60)
+    ledger.ask(100, holder="h3")
+    ledger.clock.run(60)
+    ledger.ask(100, holder="h3")
+    found = fates(asked(ledger, Changes(ttl_ns=30 * SECOND)))
+    # 10 s awake, 60 asleep, and 20 more: nobody could have renewed it in between.
+    assert seconds(found[held][1])[1] == pytest.approx(90, abs=0.001)
+    assert seconds(found[waits.id][1])[0] == pytest.approx(90, abs=0.001)
+
+
+def test_repeats_of_a_refusal_that_is_none_here_are_left_out(ledger: Ledger) -> None:
+    ledger.got(2000)
+    for _ in range(3):
+        assert ledger.ask(1000, holder="h2").outcome == "refused"
+    ledger.clock.run(5)
+    ledger.writer.settle()
+    ledger.ask(100, holder="h3")
+    events: list[Event] = []
+    answer = ask(Past(ledger.writer.log), LARGER, taken=events.append)
+    assert answer.recorded.counts["repeated_refusals"] == 2
+    assert answer.simulated.counts["repeated_refusals"] == 0
+    assert any("repeats of refusals" in each for each in answer.assumptions)
+    assert not [event for event in events if event.type == "refused"]
+
+
+def test_a_correction_follows_what_it_is_about(ledger: Ledger) -> None:
+    first = ledger.got(2000)
+    ledger.ask(1000, wait=600, holder="h2")
+    ledger.release(first)
+    held = ledger.got(1000, holder="h3")
+    position = ledger.writer.log.head().position
+    ledger.do(
+        Correct(command_id="k", reason="r", by="me", pool="box", allocation=held, corrects=position)
+    )
+    events: list[Event] = []
+    # Who waited has it at once here, with one event instead of two: all that follows moves up.
+    ask(Past(ledger.writer.log), LARGER, taken=events.append)
+    corrected = next(event for event in events if event.type == "corrected")
+    there = next(event for event in events if event.holder == "h3")
+    assert there.allocation != held
+    assert corrected.allocation == there.allocation
+    body = corrected.body
+    assert isinstance(body, Corrected)
+    assert body.corrects == there.position
+
+
+def test_more_nodes_have_names_that_no_other_has(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "memory")
+    ledger.do(
+        OpenPool(
+            command_id="p",
+            pool="box",
+            nodes=(NodeSpec("n1+1", {"cpu": 1000}), NodeSpec("n1", {"cpu": 1000})),
+        )
+    )
+    events: list[Event] = []
+    ask(Past(ledger.writer.log), Changes(nodes=2), taken=events.append)
+    opened = next(event.body for event in events if isinstance(event.body, PoolOpened))
+    assert [spec.name for spec in opened.nodes] == ["n1+1", "n1", "n1+2", "n1+3"]
+    for number in range(4):
+        ledger.ask(1000, holder=f"h{number}")
+    assert asked(ledger, Changes(nodes=2), 3).simulated.counts["granted"] == 4
+
+
+@pytest.mark.parametrize("since", [None, 3])
+def test_more_nodes_than_a_pool_may_have_are_refused_at_once(
+    ledger: Ledger, since: int | None
+) -> None:
+    ledger.ask(100)
+    with pytest.raises(InvalidInput, match="may have 20000"):
+        asked(ledger, Changes(nodes=20_000), since)
+
+
+def test_a_policy_that_a_later_pool_cannot_have_is_refused_and_the_pool_is_not_left_out(
+    ledger: Ledger,
+) -> None:
+    node = (NodeSpec("api", {"cpu": 5}),)
+    ledger.do(
+        OpenPool(
+            command_id="api",
+            pool="api",
+            nodes=node,
+            consumable=True,
+            policy={"refill": "reset", "refill_every_ns": 9 * SECOND},
+        )
+    )
+    with pytest.raises(InvalidInput, match="pool api: policy refill and refill_every_ns"):
+        asked(ledger, Changes(policy={"refill": None}), 1)
