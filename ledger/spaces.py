@@ -134,6 +134,10 @@ class Space:
         """These nodes are kept for one who waits from here on."""
         for node in nodes:
             self.claims[node] = claimant
+            there = self.nodes.get(node)
+            if there is not None and there.outside:
+                # What others use there may leave too little for it: that is compared once more.
+                self.claims_checked = -1
         self.barred.clear()
 
     def keep_no_more(self, nodes: Iterable[str]) -> None:

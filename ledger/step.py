@@ -192,6 +192,18 @@ def record_facts(book: Book, command: RecordFacts, now: int, known: Known) -> St
     return step
 
 
+def note(book: Book, command: AnyCommand, now: int) -> list[Event]:
+    """Decide one command and evolve ``book`` by its own events: nothing is handed on.
+
+    For what has to be known before what is due is settled: who waits may be among those whose time is
+    up, and a reader's book must not be handed on from at all.
+    """
+    events = list(decide(book, command, now))
+    for event in events:
+        evolve(book, event)
+    return events
+
+
 def take_step(book: Book, command: AnyCommand, now: int, ended: Allocation | None = None) -> Step:
     """Decide one command at ``now`` and evolve ``book`` by all that follows from it.
 

@@ -45,7 +45,7 @@ from ledger.log import Head, NoteKeeper, Transaction
 from ledger.receipts import Receipt, fold_allocation, receipt_for, receipt_for_facts
 from ledger.rules.facts import Known, by_key, keys_of
 from ledger.rules.prospects import prospect
-from ledger.step import Step, is_due, record_facts, settle_due, take_step
+from ledger.step import Step, is_due, note, record_facts, settle_due, take_step
 
 Repeats = dict[int, tuple[Event, int]]
 """Position of a refusal → its first repeat, and how many there were."""
@@ -179,18 +179,17 @@ class Work:
         if not self.book.position:
             return
         for extension in extensions(tick):
-            self._take(extension)
+            self.events += note(self.book, extension, self._now)
         if tick.jump_ns:
             seconds = tick.jump_ns / 1e9
-            self._take(
-                RaiseAlert(
-                    command_id=f"clock-{tick.now}",
-                    alert=clocks.CLOCK_ALERT,
-                    message=f"the wall clock jumped by {seconds:+.0f} s; ledger time goes on by"
-                    " elapsed time until `leasebook doctor --accept-clock`",
-                    details={"jump_ns": tick.jump_ns},
-                )
+            alert = RaiseAlert(
+                command_id=f"clock-{tick.now}",
+                alert=clocks.CLOCK_ALERT,
+                message=f"the wall clock jumped by {seconds:+.0f} s; ledger time goes on by"
+                " elapsed time until `leasebook doctor --accept-clock`",
+                details={"jump_ns": tick.jump_ns},
             )
+            self.events += note(self.book, alert, self._now)
 
     def _flush_repeats(self, everything: bool) -> None:
         """Write down counted repeats of refusals whose second is over."""

@@ -27,7 +27,7 @@ from ledger.group import Group, Ticket
 from ledger.log import EMPTY, Head, Log, Row
 from ledger.receipts import Receipt, fold_allocation
 from ledger.snapshots import Snapshots
-from ledger.step import is_due, settle_due, take_step
+from ledger.step import is_due, note, settle_due
 from ledger.work import Repeats, Work, extensions
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ class Writer:
             book = book.fork()
             # Time in which nobody could renew does not count, for a reader neither.
             for extension in extensions(tick):
-                events += take_step(book, extension, tick.now).events
+                events += note(book, extension, tick.now)
             while is_due(book, tick.now):
                 events += settle_due(book, tick.now, grant=False)
         return book, tick.now, events

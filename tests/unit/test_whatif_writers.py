@@ -27,7 +27,7 @@ from ledger.commands import (
     TakeCheckpoint,
     Withdraw,
 )
-from ledger.events import Allocated, Event
+from ledger.events import Allocated, Event, Queued, Reserved, TimeExtended
 from ledger.log import GENESIS, Row
 from ledger.requests import NodeSpec, Request
 from ledger.writer import Writer
@@ -311,3 +311,27 @@ class _Altered:
         for row in self._log.read(after, upto):
             event = self._instead.get(row.position)
             yield row if event is None else to_row(event, GENESIS)
+
+
+def test_nothing_is_handed_on_before_what_is_due_is_settled_when_the_machine_had_slept(
+    ledger: Ledger,
+) -> None:
+    history(ledger, 316, 60, 0)
+    waits: dict[str, int] = {}
+    for event in ledger.events():
+        body = event.body
+        if isinstance(body, Queued) and event.allocation is not None:
+            waits[event.allocation] = body.until
+        elif isinstance(body, TimeExtended):
+            waits = {
+                name: until + body.by_ns if until > body.since else until
+                for name, until in waits.items()
+            }
+        elif isinstance(body, Allocated | Reserved) and event.allocation in waits:
+            assert event.at <= waits[event.allocation], event
+
+
+def test_a_reader_hands_nothing_on_when_the_machine_had_slept(ledger: Ledger) -> None:
+    # It did, in a book that keeps no account of what stands where.
+    history(ledger, 21431, 60, 0)
+    assert ledger.events()
