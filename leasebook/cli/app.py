@@ -135,8 +135,8 @@ def run(argv: Sequence[str]) -> int:
             sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read the output has enough of it. What is left in the buffer must not be flushed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has enough of it.
+        _drop_output()
         return PIPE_CLOSED
     except (KeyboardInterrupt, click.Abort):
         _fail(Failure("interrupted", "interrupted", "", INTERRUPTED), session)
@@ -154,6 +154,11 @@ def run(argv: Sequence[str]) -> int:
 
             traceback.print_exc()
         return _fail(failure_from(error), session)
+
+
+def _drop_output() -> None:
+    """What is left in the buffer of stdout must not be flushed to where it could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _own(argv: Sequence[str]) -> Sequence[str]:
@@ -185,7 +190,13 @@ def _usage_failure(error: click.ClickException) -> Failure:
 
 def _fail(failure: Failure, session: Session) -> int:
     if session.json:
-        print_json(failure.to_json())
+        try:
+            print_json(failure.to_json())
+            sys.stdout.flush()
+        except OSError:
+            # There is no room, or nobody reads any more.
+            _drop_output()
+            print(failure.line(), file=sys.stderr)
     else:
         print(failure.line(), file=sys.stderr)
     return session.code_of_failure(failure.code)

@@ -288,8 +288,9 @@ def test_reader_that_has_enough_ends_the_command_quietly(lb: CommandLine) -> Non
         assert process.wait(timeout=30) == 141
 
 
-def test_full_disk_behind_stdout_is_said_and_fails(lb: CommandLine) -> None:
-    with open("/dev/full", "w") as full, lb.process("list", stdout=full) as process:
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_full_disk_behind_stdout_is_said_and_fails(lb: CommandLine, more: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full, lb.process("list", *more, stdout=full) as process:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert err.startswith("leasebook: No space left on device; ")
