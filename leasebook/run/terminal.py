@@ -12,11 +12,15 @@ it without us.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
+import time
 from typing import Any, Final, Literal
 
 Mode = Literal["detached", "foreground", "shared"]
+ECHO_S: Final = 0.2
+"""Within so long a second SIGCONT is the one that has continued us."""
 
 _FROM_TERMINAL: Final = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH})
 _FOR_ALL: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
@@ -32,6 +36,7 @@ class Terminal:
         self.mode: Mode = "detached"
         self._settings: Any = None
         self._old_ttou: Any = None
+        self._went_on = -math.inf
         with contextlib.suppress(OSError):
             self.fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         if self.fd is None:
@@ -82,6 +87,10 @@ class Terminal:
         """Send a signal that we got on to the command."""
         if number == signal.SIGCONT:
             self.give(pid)
+            if time.monotonic() - self._went_on < ECHO_S:
+                # What continued us was handed on already; another thread may hear of it late, and then
+                # it would undo a Ctrl-Z that has come since.
+                return
         if self.mode == "shared":
             if number not in _FROM_TERMINAL and number != signal.SIGCONT:
                 _send(os.kill, pid, number)
@@ -103,6 +112,7 @@ class Terminal:
         signal.raise_signal(signal.SIGTSTP)
         self.give(pid)
         _send(os.killpg, pid, signal.SIGCONT)
+        self._went_on = time.monotonic()
         return True
 
     def restore(self, *, broken: bool) -> None:
