@@ -152,8 +152,12 @@ def test_memory_that_a_process_took_without_asking_is_not_handed_out_until_it_is
         assert manager.verify().ok
 
 
+@pytest.mark.soak
 def test_the_machines_real_figures_tell_of_a_process_that_took_memory() -> None:
-    """Whatever else runs here takes and gives back memory too: one of a few tries is left alone."""
+    """Whatever else runs here takes and gives back memory too: one of a few tries is left alone.
+
+    Beside the whole suite none of them may be, so it runs with the long tests.
+    """
 
     def sequence() -> bool:
         machine = machine_memory()
