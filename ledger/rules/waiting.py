@@ -134,7 +134,7 @@ def _serve_fairly(
         searched += gangs.is_several(waiting)
         draft = _grant_or_make_room(book, space, pool, waiting, now, steps)
         if draft is not None:
-            return (None if waiting.claims else claim_before(book, space, waiting, now)) or draft
+            return claim_before(book, space, waiting, now) or draft
         tried.add(waiting.id)
         if only_claims or not waiting.claims:
             failed.add(shape)
@@ -147,7 +147,7 @@ def _serve_fairly(
             continue
         draft = _grant_or_make_room(book, space, pool, waiting, now, 0)
         if draft is not None:
-            return draft
+            return claim_before(book, space, waiting, now) or draft
     return None
 
 

@@ -300,6 +300,7 @@ class World:
         match event.body:
             case Confirmed(lease_until=lease):
                 entry.state, entry.until, entry.lease = "active", None, lease
+                entry.granted_at = event.at
             case Adjusted(amounts=amounts, placements=placements):
                 entry.amounts, entry.placements = amounts, placements
                 entry.by_hand = entry.by_hand or event.cause is not None

@@ -71,7 +71,9 @@ class Victims:
         wrong_unless(self._within(then, unit, ids), event, "more goes than was borrowed")
         here = [name for name in nodes if makes_room(then, unit, name, ids)]
         wrong_unless(bool(here), event, f"{unit.id} finds no room by it")
-        # One with a claim may stay with its node, though elsewhere fewer would have to go.
+        if unit.claim:
+            # It may stay with its node, though elsewhere fewer would have to go.
+            here = [name for name in here if name in unit.claim or not _a_process(then, name, ids)]
         for name in here if unit.claim else nodes:
             for count in range(len(ids)):
                 for fewer in combinations(candidates(then, unit, name), count):
@@ -80,7 +82,7 @@ class Victims:
         for name in here:
             for id in ids:
                 for other in candidates(then, unit, name):
-                    if other in ids or then.entries[other].token < then.entries[id].token:
+                    if other in ids or _granted_at(then, other) <= _granted_at(then, id):
                         continue
                     instead = [*(each for each in ids if each != id), other]
                     better = self._within(then, unit, instead) and makes_room(
@@ -122,6 +124,23 @@ class Victims:
             for resource, limit in world.quotas[key][0].items()
             if resource in unit.resources
         )
+
+
+def _a_process(world: World, node: str, ids: Collection[str]) -> bool:
+    """Whether room on a node takes the end of a process: a claim is not moved to there."""
+    return any(
+        each.by_process and (each.state == "ending" or each.id in ids)
+        for each in world.entries.values()
+        for part in each.placements
+        if part.node == node and each.state != "ended"
+    )
+
+
+def _granted_at(world: World, id: str) -> int:
+    """When an allocation became what it is: a hand-over makes nothing younger."""
+    at = world.entries[id].granted_at
+    assert at is not None
+    return at
 
 
 def lower(world: World, victim: Entry, heir: Entry) -> bool:

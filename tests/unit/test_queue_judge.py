@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ledger.commands import AllocateBatch, OpenPool, Release, SetQuota
+from ledger.commands import AllocateBatch, Confirm, OpenPool, Release, SetQuota, Transfer
 from ledger.events import (
     Adjusted,
     Allocated,
@@ -366,3 +366,20 @@ def test_it_rejects_an_ending_of_what_has_ended() -> None:
     s.release(held)
     events = accepted(s)
     rejected([*events, events[last(events, Released)]], "ended before")
+
+
+@pytest.mark.parametrize("handed_on", [True, False])
+def test_the_youngest_was_granted_or_confirmed_last_whatever_token_it_has(handed_on: bool) -> None:
+    s = Scenario()
+    s.pool(policy={"order": "fair", "preemption": "lower_priority"}, n1={"cpu": 2})
+    first = s.got({"cpu": 1}, ttl=5_000, **({} if handed_on else {"reserve_ns": 100 * SECOND}))
+    second = s.got({"cpu": 1}, holder="h2", ttl=5_000)
+    if handed_on:
+        s.on(Transfer, first, to_holder="h3")
+    else:
+        s.on(Confirm, first)
+    s.waits({"cpu": 1}, priority="high", holder="hi")
+    (ending,) = [e for e in accepted(s) if isinstance(e.body, Ending)]
+    assert ending.allocation == (second if handed_on else first)
+    other = first if handed_on else second
+    rejected([replace(e, allocation=other) if e is ending else e for e in s.events], "is younger")

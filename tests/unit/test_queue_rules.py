@@ -9,6 +9,7 @@ from ledger.errors import InvalidInput
 from ledger.events import AlertRaised, Allocated, Queued, Refused
 from ledger.fields import dump, load
 from ledger.line import rank
+from ledger.requests import NodeSpec
 from tests.scenario import GIB, PROCESS, SECOND, Scenario, kinds
 
 MINUTE = 60
@@ -166,6 +167,36 @@ def test_a_wait_is_bounded_by_what_is_held_on_the_claimed_node() -> None:
     assert s.fold(large).state == "active"  # type: ignore[union-attr]
     # Two may pass while it waits; then it waits for their leases and no longer.
     assert s.now - asked <= (50 + 2 + 50 + 5) * SECOND
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_claim_of_ones_own_lets_nobody_pass_an_older_one_that_is_due_one(behind: bool) -> None:
+    s = Scenario()
+    s.pool(
+        policy={
+            "order": "fair",
+            "overtakes_max": 0,
+            "claim_after_ns": 2**61,
+            "backfill_depth": 1 if behind else 100,
+        },
+        n1=NodeSpec("n1", {"cpu": 4}, {"zone": "a"}),
+        n2=NodeSpec("n2", {"cpu": 4}, {"zone": "b"}),
+    )
+    s.got({"cpu": 2}, select={"zone": "a"}, ttl=5_000)
+    x = s.got({"cpu": 1}, select={"zone": "b"}, holder="x", ttl=5_000)
+    s.got({"cpu": 3}, select={"zone": "b"}, ttl=5_000)
+    gone = s.waits({"cpu": 4}, select={"zone": "a"}, holder="g", wait=9_000)
+    old = s.waits({"cpu": 2}, select={"zone": "a"}, holder="old", wait=9_000)
+    young = s.waits({"cpu": 2}, priority="high", holder="young", wait=9_000, ttl=3_000)
+    if behind:
+        # Only this one is looked at in its turn, and whoever has a claim after it.
+        s.waits({"cpu": 4}, select={"zone": "b"}, priority="critical", holder="c", wait=9_000)
+    s.release(x, "x")
+    assert s.book.pools["box"].space.claims == {"n1": gone, "n2": young}
+    s.on(Withdraw, gone, "g")
+    assert s.book.allocations[old].state == "active"
+    assert s.book.allocations[old].placements[0].node == "n1"
+    assert s.book.allocations[young].state == "waiting"
 
 
 def test_quota_blocked_requests_claim_nothing_and_block_nobody() -> None:
