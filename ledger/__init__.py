@@ -17,5 +17,5 @@ Locks: locks, gate, forks.
 The stores: batches, memory_log; sqlite_driver, sqlite_schema, filesystem, sqlite_file,
 held_file, sqlite_connections, sqlite_log.
 The writer: snapshots, clock, wake, group, work, writer.
-Proof and care: verify, notes, backup, upgrade.
+Proof and care: proving, verify, notes, backup, upgrade.
 """

@@ -15,7 +15,7 @@ from ledger.times import rfc3339
 from projections.past import Readable
 from reports.audit.entries import data_of
 from reports.audit.writing import subject_of_row
-from reports.exporting.checking import Checked
+from reports.exporting.checking import checked
 from reports.exporting.cloudevents import cloud_event, source_of
 from reports.exporting.destination import (
     PARTIAL,
@@ -104,8 +104,8 @@ class EventExport:
     def rows(self) -> Iterator[Row]:
         """The events wanted, in order. Raises LedgerCorrupt at the first that is not as recorded."""
         wanted = self._wanted
-        checked = Checked(self._log, wanted.after, _hash_at(self._log, wanted.after))
-        for row in checked.rows(self._log.read(wanted.after, self.last)):
+        rows = self._log.read(wanted.after, self.last)
+        for row in checked(self._log, rows, wanted.after, _hash_at(self._log, wanted.after)):
             if (wanted.since is None or row.at >= wanted.since) and (
                 wanted.until is None or row.at < wanted.until
             ):

@@ -261,6 +261,20 @@ def test_a_fault_before_the_redaction_does_not_blame_the_redacted_event(bad: int
     assert (result.ok, result.first_bad, result.redacted) == (False, bad, 1)
 
 
+def test_redactions_behind_a_fault_prove_what_lies_before_it_though_redacted_themselves() -> None:
+    log = MemoryLog(sample(3))
+    with log.transaction() as transaction:
+        fact = {"position": 1, "metadata_sha256": metadata_hash('{"n":0}').hex()}
+        row = row_after(transaction.head(), type="redacted", data=fact, metadata='{"by":"me"}')
+        transaction.append([row])
+        transaction.erase_metadata(1)
+    redact(log, 4)
+    rows = list(log.read())
+    rows[1] = rows[1]._replace(holder="mallory")
+    result = verify(Tampered(rows))
+    assert (result.ok, result.first_bad, result.redacted) == (False, 2, 1)
+
+
 def test_a_damaged_page_is_a_result_with_its_exact_position(tmp_path: Path) -> None:
     class Damaged(Tampered):
         def read(self, after: int = 0, upto: int | None = None) -> Iterator[Row]:
