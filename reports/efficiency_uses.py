@@ -216,12 +216,18 @@ def uses_of(events: Iterable[Event]) -> dict[str, Use]:
 
 
 def told(
-    rows: Iterable[Row], *, after: int = 0, since: int | None = None, until: int | None = None
+    rows: Iterable[Row],
+    *,
+    after: int = 0,
+    since: int | None = None,
+    until: int | None = None,
+    task: str | None = None,
 ) -> Iterator[Event]:
     """The events after a position and in ``[since, until)`` (ns UTC), of all rows of a log.
 
-    Those of observed pools come whatever their time, since each may change what others said, and so
-    does each pool's opening, which says of what kind it is.
+    With ``task`` only those of the task. Those of observed pools come whatever their time and task,
+    since each may change what others said, and so does each pool's opening, which says of what kind it
+    is.
     """
     observed: set[str] = set()
     for row in rows:
@@ -231,7 +237,11 @@ def told(
             yield event
         elif row.position > after and (
             row.pool in observed
-            or ((since is None or row.at >= since) and (until is None or row.at < until))
+            or (
+                (since is None or row.at >= since)
+                and (until is None or row.at < until)
+                and (task is None or row.task == task)
+            )
         ):
             yield from_row(row)
 

@@ -11,6 +11,7 @@ from leasebook.cli.options import allocation, filters, session_of, verb
 from leasebook.cli.session import Room
 
 if TYPE_CHECKING:
+    from ledger.book import Book
     from ledger.identity import ProcessIdentity
     from projections.stories import Story
 
@@ -30,7 +31,7 @@ def list_command(ctx: click.Context, /, **wanted: Any) -> None:
     session = session_of(ctx)
     with session.open(read_only=True) as room:
         found = [handle.to_json() for handle in room.ask.list(**wanted)]
-        observed = any(pool["kind"] == "observed" for pool in room.ask.pools())
+        observed = not session.json and room.ledger.writer.read(_has_observed)
     if session.json:
         session.answer({"allocations": found})
         return
@@ -54,6 +55,10 @@ def list_command(ctx: click.Context, /, **wanted: Any) -> None:
     print(table(head, rows) if rows else f"nothing is held, nobody waits{where}")
     if observed:
         print("what observed pools hold: `leasebook at now`")
+
+
+def _has_observed(book: Book, now: int) -> bool:
+    return any(pool.kind == "observed" for pool in book.pools.values())
 
 
 @verb("show")

@@ -59,11 +59,14 @@ def finish(ctx: click.Context, /, name: str, tenant: str, **options: Any) -> Non
 
 def _efficiency(room: Room, task: str, tenant: str) -> Efficiency | None:
     """The task's row of the efficiency report; None where it held nothing."""
-    from reports.efficiency import efficiency_by
+    from reports.efficiency import efficiency_of_task
+    from reports.efficiency_uses import told
 
-    now = room.ledger.writer.read(lambda book, now: now)
-    rows = efficiency_by(room.ask.events(task=task, tenant=tenant), "task", now=now)
-    return rows[0] if rows else None
+    writer = room.ledger.writer
+    now = writer.read(lambda book, now: now)
+    # A pool is opened under no tenant.
+    rows = (row for row in writer.log.read() if row.tenant in ("", tenant))
+    return efficiency_of_task(told(rows, task=task), task, now=now)
 
 
 def _in_words(row: Efficiency | None) -> str:

@@ -155,8 +155,13 @@ def default_amounts(
 def _history(manager: ResourceManager, task: str, tenant: str) -> Amounts:
     from reports.efficiency import efficiency_by
 
-    head = manager.ledger.writer.read(lambda book, now: (book.position, now))
-    after = max(0, head[0] - _HISTORY_EVENTS)
-    events = manager.events(after=after, task=task, tenant=tenant)
-    rows = efficiency_by(events, "task", now=head[1])
+    def look(book: Book, now: int) -> tuple[int, int, set[str]]:
+        return book.position, now, {p.name for p in book.pools.values() if p.kind == "observed"}
+
+    position, now, observed = manager.ledger.writer.read(look)
+    after = max(0, position - _HISTORY_EVENTS)
+    found = manager.events(after=after, task=task, tenant=tenant)
+    # What ran elsewhere says nothing of this machine.
+    events = (event for event in found if event.pool not in observed)
+    rows = efficiency_by(events, "task", now=now)
     return dict(rows[0].suggestion) if rows else {}

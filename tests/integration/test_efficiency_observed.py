@@ -270,6 +270,25 @@ def test_what_never_ended_counts_until_it_was_last_seen(lb: CommandLine) -> None
     assert row["coverage"] == 0, "no record says that its use was measured"
 
 
+def test_a_finished_task_shows_what_is_known_of_its_imported_runs(lb: CommandLine) -> None:
+    other = job("51", "ann", asked=0, began=60, seen_until=minute(90), task="fit", tenant="b")
+    recorded(lb, job("50", "ann", asked=0, began=60, seen_until=minute(90), task="fit"), other)
+    recorded(lb, job("50", "ann", asked=0, began=60, seen_until=minute(120), task="fit"))
+    row = lb.ok("task", "finish", "fit")["efficiency"]
+    assert (row["task"], row["allocations"], row["held_s"]) == ("fit", 1, 3600)
+    assert lb.ok("task", "finish", "fit", "--tenant", "b")["efficiency"]["held_s"] == 1800
+
+
+def test_lists_say_where_to_look_for_what_observed_pools_hold(lb: CommandLine) -> None:
+    recorded(lb, job("50", "ann", asked=0, began=60, seen_until=minute(90)))
+    out = lb("list").out
+    assert "nothing is held, nobody waits in managed pools" in out
+    assert "leasebook at now" in out
+    (line,) = [line for line in lb("pool", "list").out.splitlines() if line.startswith("c1")]
+    assert line.split()[2:4] == ["?", "?"] and "leasebook at now" in line
+    assert lb.ok("list")["allocations"] == []
+
+
 WHOLE = job("1", "ann", asked=0, began=1, ended=61, used=(1, 61, 120))
 BATCH = job("1", used=(1, 61, 90))
 

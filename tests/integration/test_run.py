@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from ledger.commands import Fact, OpenPool, RecordFacts
 from ledger.events import Allocated, HolderSeen, UsageRecorded
+from ledger.requests import Placement, Request
 from scheduler.processes.cgroup import machine_capacity
 from tests.integration.run_commands import (
     SMALL,
@@ -117,6 +119,27 @@ def test_the_first_run_opens_local_for_this_machine_and_says_so(book: Path) -> N
     assert "opened pool local" in run.err
     assert "10 % kept free" in run.err
     assert "opened" not in ran(book, "true").err, "once is enough"
+
+
+def test_runs_of_a_task_elsewhere_say_nothing_of_this_machine(book: Path) -> None:
+    used = UsageRecorded(1, 3_600 * 10**9, {"cpu": 7_200_000}, {"memory": 1 << 30}, final=True)
+    request = Request({"cpu": 4000, "memory": 8 << 30})
+    fact = Fact(
+        key="k",
+        holder="ann",
+        task="train",
+        request=request,
+        placements=(Placement("n1", request.amounts, {}),),
+        began_at=1,
+        ended_at=3_600 * 10**9,
+        usage=used,
+    )
+    with look(book) as manager:
+        execute = manager.ledger.writer.execute
+        execute(OpenPool(command_id="far", pool="far", nodes=(), kind="observed"))
+        execute(RecordFacts(command_id="", pool="far", facts=(fact,)))
+    run = ran(book, "true", task="train")
+    assert "a fair share" in run.err and "last runs" not in run.err
 
 
 def test_without_amounts_a_run_takes_a_fair_share_and_says_how_much(book: Path) -> None:
