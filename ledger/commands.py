@@ -144,7 +144,7 @@ class Reclaim(Targeted):
 
     While ``process_alive`` and the allocation is bound to that process it becomes ``ending`` first,
     until ``grace_ns`` is over; else it ends at once. ``happened_at`` is when the cause came about,
-    where that is known (a crash seen later). ``asker``: only where it still waits for that process.
+    where that is known (a crash seen later), of what was granted. ``asker``: only where it still waits for that process.
     """
 
     VERB: ClassVar[str] = "reclaim"

@@ -254,9 +254,9 @@ def reclaim(
         draft.on(allocation, ending, cause=cause)
         return None
     at = draft.now
-    if command.happened_at is not None:
-        began = allocation.granted_at or allocation.requested_at
-        at = min(draft.now, max(command.happened_at, began))
+    # Of a reservation the book does not know since when it stands: it must not end before that.
+    if command.happened_at is not None and allocation.granted_at is not None:
+        at = min(draft.now, max(command.happened_at, allocation.granted_at))
     end_descendants(book, draft, allocation, at)
     cause_word = allocation.ending_cause or command.cause
     taken = Reclaimed(cause_word, command.evidence, who, command.reason, command.enforced)

@@ -572,6 +572,18 @@ def test_a_crash_happened_when_it_happened_not_when_it_was_seen(box: Scenario) -
     assert (folded.ended_by, folded.ended_at) == ("crashed", died)
 
 
+def test_a_reservation_ends_no_earlier_than_it_was_made_after_it_had_waited(box: Scenario) -> None:
+    first = box.got({"cpu": 8000})
+    held = box.waits({"cpu": 6000}, process=PROCESS, reserve_ns=100 * SECOND)
+    died = box.now + 5 * SECOND
+    box.later(60)
+    (_, reserved) = box.release(first)
+    assert (reserved.type, reserved.allocation) == ("reserved", held)
+    sweep = Claim("sweep", operator=True)
+    (event,) = box.on(Reclaim, held, claim=sweep, cause="crashed", happened_at=died)
+    assert reserved.at < event.at == box.now
+
+
 # --- drawing on an allocation ------------------------------------------------------------------------
 
 
