@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.command_line import CommandLine
 
 # A noisy machine makes slow examples, not wrong ones: neither deadlines nor health checks of time.
 settings.register_profile(
@@ -36,3 +39,18 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         for kind in ("STATE", "CONFIG", "CACHE", "DATA"):
             patch.setenv(f"XDG_{kind}_HOME", str(folder / kind.lower()))
         yield
+
+
+@pytest.fixture
+def lb(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> CommandLine:
+    """A command line in an empty folder, on a ledger that is not there yet; the holder is ``me``.
+
+    Files whose tests begin with something in the ledger have a fixture of this name on top of it.
+    """
+    ledger = tmp_path / "ledger.db"
+    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
+    monkeypatch.setenv("LEASEBOOK_HOLDER", "me")
+    monkeypatch.chdir(tmp_path)
+    return CommandLine(ledger, capsys)

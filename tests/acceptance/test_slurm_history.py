@@ -20,16 +20,6 @@ def folder() -> Path:
     return real_inputs("slurm_phillips")
 
 
-@pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.chdir(tmp_path)
-    return CommandLine(ledger, capsys)
-
-
 def _import(lb: CommandLine, folder: Path, tmp_path: Path) -> dict[str, Any]:
     rejects = str(tmp_path / "rejects.csv")
     log = str(folder / "phillips.log")

@@ -43,19 +43,13 @@ ALLOCATION_KEYS = {
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
+def lb(lb: CommandLine) -> CommandLine:
     """A command line whose ledger has pool ``box`` of 4 cores; A3 holds 2, A4 is released."""
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.setenv("LEASEBOOK_HOLDER", "me")
-    command_line = CommandLine(ledger, capsys)
-    command_line.ok("pool", "open", "box", "cpu=4", "memory=8GiB")
-    command_line.ok("allocate", "box", "cpu=2", "--task", "work", "--id", "first")
-    command_line.ok("allocate", "box", "cpu=1", "--id", "second")
-    command_line.ok("release", "A4")
-    return command_line
+    lb.ok("pool", "open", "box", "cpu=4", "memory=8GiB")
+    lb.ok("allocate", "box", "cpu=2", "--task", "work", "--id", "first")
+    lb.ok("allocate", "box", "cpu=1", "--id", "second")
+    lb.ok("release", "A4")
+    return lb
 
 
 def verbs() -> list[tuple[str, click.Command]]:

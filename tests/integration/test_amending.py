@@ -12,14 +12,9 @@ from tests.command_line import CommandLine
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
+def lb(lb: CommandLine, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """Pool ``box``; A3 was held by ``worker`` for task ``train`` and taken back by force (event 4)."""
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
     monkeypatch.setenv("LEASEBOOK_HOLDER", "op")
-    lb = CommandLine(ledger, capsys)
     lb.ok("pool", "open", "box", "cpu=4")
     lb.ok("allocate", "box", "cpu=3", "--holder", "worker", "--task", "train", "--tenant", "lab")
     lb.ok("reclaim", "A3", "--force", "--reason", "nobody answered")

@@ -20,21 +20,15 @@ from tests.unit.test_audit import check_cloud_event
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
+def lb(lb: CommandLine) -> CommandLine:
     """A ledger in which ``me`` held, ``other`` was refused and ``theirs`` is another tenant's."""
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.setenv("LEASEBOOK_HOLDER", "me")
-    command_line = CommandLine(ledger, capsys)
-    command_line.ok("pool", "open", "box", "cpu=4")
-    command_line.ok("allocate", "box", "cpu=3", "--task", "build", "--meta", "run=7")
-    command_line("allocate", "box", "cpu=2", "--holder", "other")
-    command_line.ok("allocate", "box", "cpu=1", "--holder", "they", "--tenant", "theirs")
-    command_line.ok("release", "A3")
-    command_line.ok("allocate", "box", "cpu=2", "--holder", "other")
-    return command_line
+    lb.ok("pool", "open", "box", "cpu=4")
+    lb.ok("allocate", "box", "cpu=3", "--task", "build", "--meta", "run=7")
+    lb("allocate", "box", "cpu=2", "--holder", "other")
+    lb.ok("allocate", "box", "cpu=1", "--holder", "they", "--tenant", "theirs")
+    lb.ok("release", "A3")
+    lb.ok("allocate", "box", "cpu=2", "--holder", "other")
+    return lb
 
 
 def test_trail_of_an_allocation_reads_as_sentences(lb: CommandLine) -> None:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,16 +16,10 @@ from tests.command_line import ROOT, CommandLine
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
+def lb(lb: CommandLine) -> CommandLine:
     """A command line whose ledger has pool ``box`` of 4 cores and 2 cards."""
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.setenv("LEASEBOOK_HOLDER", "me")
-    command_line = CommandLine(ledger, capsys)
-    command_line.ok("pool", "open", "box", "cpu=4", "gpu=2")
-    return command_line
+    lb.ok("pool", "open", "box", "cpu=4", "gpu=2")
+    return lb
 
 
 def ids(document: dict[str, list[dict[str, str]]]) -> list[str]:

@@ -17,18 +17,12 @@ from tests.rows import row_after
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
+def lb(lb: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """A command line whose ledger has pool ``box``; A3 holds a core, with metadata."""
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.setenv("LEASEBOOK_HOLDER", "me")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    command_line = CommandLine(ledger, capsys)
-    command_line.ok("pool", "open", "box", "cpu=4")
-    command_line.ok("allocate", "box", "cpu=1", "--meta", "secret=hunter2")
-    return command_line
+    lb.ok("pool", "open", "box", "cpu=4")
+    lb.ok("allocate", "box", "cpu=1", "--meta", "secret=hunter2")
+    return lb
 
 
 def tamper(ledger: Path, statement: str) -> None:

@@ -15,19 +15,13 @@ from tests.command_line import CommandLine
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
+def lb(lb: CommandLine, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     monkeypatch.setenv("LEASEBOOK_HOLDER", "h1")
-    monkeypatch.chdir(tmp_path)
-    line = CommandLine(ledger, capsys)
-    line.ok("pool", "open", "box", "cpu=4", "memory=8GiB")
-    held = line.ok("allocate", "box", "cpu=2", "memory=1GiB", "--task", "t1")["allocation"]["id"]
-    line.ok("allocate", "box", "cpu=1", "--holder", "h2")
-    line.ok("release", held)
-    return line
+    lb.ok("pool", "open", "box", "cpu=4", "memory=8GiB")
+    held = lb.ok("allocate", "box", "cpu=2", "memory=1GiB", "--task", "t1")["allocation"]["id"]
+    lb.ok("allocate", "box", "cpu=1", "--holder", "h2")
+    lb.ok("release", held)
+    return lb
 
 
 def _one(lb: CommandLine, *arguments: str) -> dict[str, Any]:

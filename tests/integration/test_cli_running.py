@@ -13,15 +13,10 @@ from tests.command_line import CommandLine
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
+def lb(lb: CommandLine) -> CommandLine:
     """A command line whose ledger has pool ``box`` of 4 cores."""
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    command_line = CommandLine(ledger, capsys)
-    command_line.ok("pool", "open", "box", "cpu=4")
-    return command_line
+    lb.ok("pool", "open", "box", "cpu=4")
+    return lb
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -8,7 +8,6 @@ import io
 import json
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,17 +231,11 @@ def job(
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.chdir(tmp_path)
-    line = CommandLine(ledger, capsys)
+def lb(lb: CommandLine) -> CommandLine:
     opening = OpenPool(command_id="open-c1", pool="c1", nodes=(), kind="observed")
-    with leasebook.open(str(ledger)) as manager:
+    with leasebook.open(str(lb.ledger)) as manager:
         manager.ledger.writer.execute(opening)
-    return line
+    return lb
 
 
 def recorded(lb: CommandLine, *facts: Fact) -> None:

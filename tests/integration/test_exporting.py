@@ -37,20 +37,13 @@ NO_PYARROW = "pyarrow is not installed: pip install 'leasebook[parquet]'"
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.setenv("LEASEBOOK_HOLDER", "me")
-    monkeypatch.chdir(tmp_path)
-    command_line = CommandLine(ledger, capsys)
-    command_line.ok("pool", "open", "box", "cpu=4", "memory=4GiB")
-    command_line.ok("allocate", "box", "cpu=1", "memory=1GiB", "--meta", "note=secret")
-    command_line.ok("allocate", "box", "cpu=1", "--holder", "größer", "--meta", "x=1")
-    command_line("allocate", "box", "cpu=4", "--holder", "other")
-    command_line.ok("release", "A3")
-    return command_line
+def lb(lb: CommandLine) -> CommandLine:
+    lb.ok("pool", "open", "box", "cpu=4", "memory=4GiB")
+    lb.ok("allocate", "box", "cpu=1", "memory=1GiB", "--meta", "note=secret")
+    lb.ok("allocate", "box", "cpu=1", "--holder", "größer", "--meta", "x=1")
+    lb("allocate", "box", "cpu=4", "--holder", "other")
+    lb.ok("release", "A3")
+    return lb
 
 
 def chain_of(lines: Iterator[str]) -> tuple[int, str]:

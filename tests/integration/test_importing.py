@@ -29,16 +29,6 @@ HEAD = "JobID|JobIDRaw|Cluster|Account|User|Submit|Start|End|Elapsed|State|NCPUS
 DAY = 86_400 * SECOND
 
 
-@pytest.fixture
-def lb(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> CommandLine:
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.chdir(tmp_path)
-    return CommandLine(ledger, capsys)
-
-
 def job(number: int, **changed: str) -> str:
     values = {
         "JobID": str(number),

@@ -16,16 +16,6 @@ from tests.unit.test_import_swf import HEADER, job
 HOUR = 3600
 
 
-@pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.chdir(tmp_path)
-    return CommandLine(ledger, capsys)
-
-
 def _rows(lb: CommandLine, *keys: str) -> list[dict[str, Any]]:
     words = [word for key in keys for word in ("--by", key)]
     rows: list[dict[str, Any]] = lb.ok("report", "utilization", *words)["rows"]

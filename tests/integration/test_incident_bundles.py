@@ -37,23 +37,18 @@ from tests.unit.test_incidents import RandomHistory
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
+def lb(lb: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """A ledger of eight events: A3 is held, A4 was released, R6 refused, A7 waits, T8 finished."""
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
     monkeypatch.setenv("LEASEBOOK_HOLDER", "alice")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    command_line = CommandLine(ledger, capsys)
-    command_line.ok("pool", "open", "box", "cpu=4")
-    command_line.ok("allocate", "box", "cpu=2", "--task", "merger", "--meta", "secret=hunter2")
-    command_line.ok("allocate", "box", "cpu=1", "--holder", "bob", "--tenant", "acme")
-    command_line.ok("release", "A4", "--holder", "bob")
-    assert command_line("allocate", "box", "cpu=9").code == 3
-    assert command_line("allocate", "box", "cpu=3", "--enqueue", "--holder", "carol").code == 7
-    command_line.ok("task", "start", "merger")
-    return command_line
+    lb.ok("pool", "open", "box", "cpu=4")
+    lb.ok("allocate", "box", "cpu=2", "--task", "merger", "--meta", "secret=hunter2")
+    lb.ok("allocate", "box", "cpu=1", "--holder", "bob", "--tenant", "acme")
+    lb.ok("release", "A4", "--holder", "bob")
+    assert lb("allocate", "box", "cpu=9").code == 3
+    assert lb("allocate", "box", "cpu=3", "--enqueue", "--holder", "carol").code == 7
+    lb.ok("task", "start", "merger")
+    return lb
 
 
 def bare(file: Path, *arguments: str, folder: Path | None = None) -> Answer:

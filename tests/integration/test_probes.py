@@ -66,16 +66,6 @@ def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holders, "NAMED_MAX", 8)
 
 
-@pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.setenv("LEASEBOOK_HOLDER", "me")
-    return CommandLine(ledger, capsys)
-
-
 @contextmanager
 def hog(mib: int = 300) -> Iterator[Child]:
     """A process that is ready to take so much."""

@@ -16,17 +16,11 @@ from tests.command_line import CommandLine
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
+def lb(lb: CommandLine) -> CommandLine:
     """A command line whose ledger has pool ``box``, of which a core is held."""
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.setenv("LEASEBOOK_HOLDER", "me")
-    command_line = CommandLine(ledger, capsys)
-    command_line.ok("pool", "open", "box", "cpu=4")
-    command_line.ok("allocate", "box", "cpu=1")
-    return command_line
+    lb.ok("pool", "open", "box", "cpu=4")
+    lb.ok("allocate", "box", "cpu=1")
+    return lb
 
 
 def change(ledger: Path, statement: str) -> None:

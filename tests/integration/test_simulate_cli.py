@@ -29,15 +29,6 @@ MAP = "start=began,duration=seconds,cpu=cores,holder=who"
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    return CommandLine(ledger, capsys)
-
-
-@pytest.fixture
 def openb(tmp_path: Path) -> list[str]:
     nodes, pods = tmp_path / "nodes.csv", tmp_path / "pods.csv"
     nodes.write_text(NODES)

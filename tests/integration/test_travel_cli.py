@@ -16,7 +16,6 @@ import termios
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,15 +34,9 @@ PATIENCE_S = 30
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
+def lb(lb: CommandLine) -> CommandLine:
     """A command line whose ledger has pool ``box`` of two nodes: A3 was held and given back, A4 is
     held, A5 waited and got what A3 gave back."""
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    monkeypatch.setenv("LEASEBOOK_HOLDER", "me")
-    lb = CommandLine(ledger, capsys)
     lb.ok("pool", "open", "box", "--node", "n1:cpu=4", "--node", "n2:cpu=2")
     lb.ok("allocate", "box", "cpu=3", "--task", "train")
     lb.ok("allocate", "box", "cpu=2", "--holder", "you", "--ttl", "1h")

@@ -24,15 +24,6 @@ TABLE = """began,seconds,cores,mem,who
 
 
 @pytest.fixture
-def lb(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> CommandLine:
-    ledger = tmp_path / "ledger.db"
-    monkeypatch.setenv("LEASEBOOK_LEDGER", str(ledger))
-    return CommandLine(ledger, capsys)
-
-
-@pytest.fixture
 def recorded(lb: CommandLine) -> CommandLine:
     lb.ok("pool", "open", "box", "cpu=2")
     first = lb.ok("allocate", "box", "cpu=2", "--holder", "a", "--task", "t")
