@@ -246,7 +246,7 @@ class Judge:
                 if each.state != "ended"
                 and (each.tenant, each.holder, each.task)
                 == (event.tenant, event.holder, event.task)
-                and each.request.amounts == need
+                and need == _need_of(each)
             ]
             wrong_unless(bool(live), event, "there is no other such request")
 
@@ -372,6 +372,12 @@ def at_the_front(units: list[Unit]) -> list[Unit]:
             found.append(unit)
         wanted |= unit.resources
     return found
+
+
+def _need_of(entry: Entry) -> Amounts:
+    """What it asks for: of an elastic one whose size was chosen by hand, that size."""
+    chosen = entry.by_hand and entry.request.most is not None
+    return entry.amounts if chosen else entry.request.amounts
 
 
 def _as_entry(event: Event, request: Request, id: str, gang: str | None = None) -> Entry:

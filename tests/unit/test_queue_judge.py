@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ledger.commands import AllocateBatch, Confirm, OpenPool, Release, SetQuota, Transfer
+from ledger.commands import Adjust, AllocateBatch, Confirm, OpenPool, Release, SetQuota, Transfer
 from ledger.events import (
     Adjusted,
     Allocated,
@@ -383,3 +383,17 @@ def test_the_youngest_was_granted_or_confirmed_last_whatever_token_it_has(handed
     assert ending.allocation == (second if handed_on else first)
     other = first if handed_on else second
     rejected([replace(e, allocation=other) if e is ending else e for e in s.events], "is younger")
+
+
+def test_an_elastic_request_is_repeated_by_one_of_the_size_that_was_chosen_by_hand() -> None:
+    s = Scenario()
+    s.pool(policy={"duplicates": "refuse"}, n1={"cpu": 8})
+    held = s.got({"cpu": 1}, most={"cpu": 4}, task="t", ttl=LONG)
+    s.on(Adjust, held, amounts={"cpu": 3})
+    assert s.refused({"cpu": 3}, task="t").reason == "duplicate_request"
+    refusal = accepted(s)[-1]
+    s.got({"cpu": 1}, task="t", ttl=LONG)
+    accepted(s)
+    # As if nobody had chosen the size.
+    events = [e for e in s.events if e.position <= refusal.position and e.type != "adjusted"]
+    rejected(events, "no other such request")
