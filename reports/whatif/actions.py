@@ -134,12 +134,11 @@ def acts_of(events: list[Event], book: Book) -> Iterator[Action | Event]:
     of_batch: set[int] = set()
     for number, event in enumerate(events):
         cause = event.cause
-        # What the clock's findings let somebody have may stand between them.
-        leading = leading and (cause is None or cause.command_id in clocks)
+        leading = leading and cause is not None and cause.command_id in clocks
         if event.position not in of_batch:
             action = _action_of(event, book, events[number:])
             if action is not None:
-                action.phase = CLOCK if leading and cause is not None else ORDINARY
+                action.phase = CLOCK if leading else ORDINARY
                 if cause is not None and cause.items is not None:
                     of_batch.update(own.position for own in action.own)
                 yield action

@@ -20,14 +20,14 @@ from ledger.errors import InvalidInput
 from ledger.events import Ending, Event, Queued, Refused, Reserved
 from ledger.evolve import evolve
 from ledger.rules.leases import next_due
-from ledger.step import Step, grant_waiting, is_due, settle_due, take_step
+from ledger.step import Step, grant_waiting, is_due, note, settle_due, take_step
 from reports.whatif.actions import CLOCK, ORDINARY, Action, Window
 from reports.whatif.changes import Changes
 from reports.whatif.guesses import Guesses
 from reports.whatif.mapping import Ended, Replayed, need_of, on_another
 from reports.whatif.reproducing import Key, key_of
 from reports.whatif.sameness import Comparison, with_digest
-from reports.whatif.unseen import is_refused_command, note_clock, settle_unseen
+from reports.whatif.unseen import is_refused_command, settle_unseen
 
 MOMENTS_SPARE = 10_000_000
 """A bound on the moments that a simulation adds to those of the record."""
@@ -201,7 +201,7 @@ class Replay:
         step = Step()
         try:
             if action.phase == CLOCK:
-                step.events = note_clock(self.book, command, now)
+                step.events = note(self.book, command, now)
             else:
                 step = take_step(self.book, command, now, ended)
         except InvalidInput:

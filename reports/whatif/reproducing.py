@@ -22,11 +22,11 @@ from ledger.evolve import evolve
 from ledger.fields import dump, load
 from ledger.log import GENESIS
 from ledger.spaces import Space
-from ledger.step import grant_waiting, is_due, settle_due, take_step
+from ledger.step import grant_waiting, is_due, note, settle_due, take_step
 from reports.whatif.actions import CLOCK, Action, acts_of
 from reports.whatif.mapping import Ended
 from reports.whatif.sameness import with_digest
-from reports.whatif.unseen import is_refused_command, note_clock, settle_unseen
+from reports.whatif.unseen import is_refused_command, settle_unseen
 
 TRIES_MAX = 64
 """The most ways in which one moment is tried."""
@@ -73,11 +73,9 @@ class _Moment:
 
     def decide(self, actions: list[Action]) -> None:
         """Findings of the clock, what is due, then the rest in its order."""
-        self._unseen()
         for action in actions:
             if action.phase == CLOCK:
                 self._do(action)
-                self._unseen()
         if is_due(self.book, self.now):
             self._take(settle_due(self.book, self.now))
         for action in actions:
@@ -103,7 +101,7 @@ class _Moment:
             ended = None if there else self._ended(command.allocation)
         try:
             if action.phase == CLOCK:
-                events = note_clock(self.book, command, self.now)
+                events = note(self.book, command, self.now)
             else:
                 events = take_step(self.book, command, self.now, ended).events
         except InvalidInput:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from ledger.advance import GRANTS
 from ledger.book import Book
-from ledger.commands import AnyCommand
-from ledger.decide import decide
 from ledger.events import Adjusted, Ending, Event, Queued, Reclaimed, Refused, Withdrawn
 from ledger.evolve import evolve
 from ledger.fields import dump, load
@@ -97,16 +95,6 @@ def _hand_on(book: Book, ahead: list[Event], now: int) -> list[Event]:
 def _begins_with(ahead: list[Event], events: list[Event]) -> bool:
     first = ahead[: len(events)]
     return [fate_of(event) for event in first] == [fate_of(event) for event in events]
-
-
-def note_clock(book: Book, command: AnyCommand, now: int) -> list[Event]:
-    """Take down a finding of the clock. What is handed on behind it, if anything is, the record tells:
-    whoever waits may be among those whose time was up before.
-    """
-    events = list(decide(book, command, now))
-    for event in events:
-        evolve(book, event)
-    return events
 
 
 def is_refused_command(event: Event) -> bool:
