@@ -142,9 +142,10 @@ class Await(Targeted):
 class Reclaim(Targeted):
     """Take capacity back: an operator by force, a sweep with evidence.
 
-    While ``process_alive`` and the allocation is bound to that process it becomes ``ending`` first,
-    until ``grace_ns`` is over; else it ends at once. ``happened_at`` is when the cause came about,
-    where that is known (a crash seen later), of what was granted. ``asker``: only where it still waits for that process.
+    While ``process_alive`` and an active allocation is bound to that process it becomes ``ending``
+    first, until ``grace_ns`` is over; else it ends at once. ``happened_at`` is when the cause came
+    about, where that is known (a crash seen later), but no earlier than what it ends began to be
+    held. ``asker``: only where it still waits for that process.
     """
 
     VERB: ClassVar[str] = "reclaim"

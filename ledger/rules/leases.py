@@ -72,6 +72,19 @@ def descendants(book: Book, allocation_id: str) -> list[Allocation]:
     return found
 
 
+def stands_since(allocation: Allocation, now: int) -> int:
+    """The instant before which what is waited for, reserved or held cannot have ended.
+
+    A reservation stands since it was made, after its wait; the book knows when its span is over.
+    """
+    if allocation.granted_at is not None:
+        return allocation.granted_at
+    if allocation.state != "reserved":
+        return allocation.requested_at
+    assert allocation.deadline is not None and allocation.request.reserve_ns is not None
+    return min(now, allocation.deadline - allocation.request.reserve_ns)
+
+
 def end_descendants(
     book: Book, draft: Draft, allocation: Allocation, at: int, ended: Collection[str] = ()
 ) -> list[str]:
@@ -80,7 +93,7 @@ def end_descendants(
     for child in family:
         reason = f"{allocation.id}, which it drew on, ended"
         # A crash that is seen late may lie before what was still granted: nothing ends before it began.
-        then = max(at, child.granted_at or child.requested_at)
+        then = max(at, stands_since(child, draft.now))
         if child.state in ("waiting", "reserved"):
             draft.on(child, Withdrawn("withdrawn", LEDGER, reason), at=then)
         else:

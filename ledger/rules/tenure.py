@@ -31,7 +31,13 @@ from ledger.rules.answers import Draft, No
 from ledger.rules.budgets import settlement
 from ledger.rules.claims import kept_for, restated
 from ledger.rules.gangs import members
-from ledger.rules.leases import bounds, end_descendants, first_bound, renewed_until
+from ledger.rules.leases import (
+    bounds,
+    end_descendants,
+    first_bound,
+    renewed_until,
+    stands_since,
+)
 from ledger.rules.quotas import over_quota
 
 
@@ -241,7 +247,9 @@ def reclaim(
         draft.on(allocation, body, cause=cause)
         _withdraw_gang(book, draft, allocation, who)
         return None
-    if command.process_alive and allocation.request.process is not None:
+    # Nothing is used yet under a reservation, so there is nothing to wind up.
+    asked = command.process_alive and allocation.state != "reserved"
+    if asked and allocation.request.process is not None:
         if allocation.state == "ending":
             return No(
                 Reason.INVALID,
@@ -254,9 +262,8 @@ def reclaim(
         draft.on(allocation, ending, cause=cause)
         return None
     at = draft.now
-    # Of a reservation the book does not know since when it stands: it must not end before that.
-    if command.happened_at is not None and allocation.granted_at is not None:
-        at = min(draft.now, max(command.happened_at, allocation.granted_at))
+    if command.happened_at is not None:
+        at = min(draft.now, max(command.happened_at, stands_since(allocation, draft.now)))
     end_descendants(book, draft, allocation, at)
     cause_word = allocation.ending_cause or command.cause
     taken = Reclaimed(cause_word, command.evidence, who, command.reason, command.enforced)

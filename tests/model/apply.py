@@ -142,7 +142,7 @@ def _on_one(model: Model, command: Any, held: Held, event: Event, now: int) -> l
 def _reclaim(model: Model, command: Reclaim, held: Held, now: int) -> list[Held]:
     if held.state == "waiting":
         return model.end(held, now, command.cause)
-    if command.process_alive and held.by_process:
+    if command.process_alive and held.by_process and held.state != "reserved":
         held.state, held.ending_cause = "ending", command.cause
         held.deadline = now + command.grace_ns
         return []

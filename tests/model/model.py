@@ -33,6 +33,7 @@ class Held:
     token: int = 0
     since: int | None = None
     granted_at: int | None = None
+    span_began: int | None = None
     lease: int | None = None
     ttl: int | None = None
     by_process: bool = False
@@ -45,7 +46,9 @@ class Held:
     @property
     def began(self) -> int:
         """The earliest instant at which it can have ended."""
-        return self.asked_at if self.granted_at is None else self.granted_at
+        if self.granted_at is not None:
+            return self.granted_at
+        return self.asked_at if self.span_began is None else self.span_began
 
     @property
     def parent(self) -> str | None:
@@ -203,6 +206,7 @@ class Model:
         held.by_process, held.ttl = request.process is not None, request.ttl_ns
         if request.reserve_ns is not None:
             held.state, held.deadline = "reserved", now + request.reserve_ns
+            held.span_began = now
         else:
             self.begin(held, now)
 
@@ -280,6 +284,8 @@ class Model:
                 held.max_age = None if held.max_age is None else held.max_age + by
             elif held.deadline is not None and held.state != "ended" and held.deadline > since:
                 held.deadline += by
+                if held.state == "reserved" and held.span_began is not None:
+                    held.span_began += by
 
 
 def _site(

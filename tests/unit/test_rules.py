@@ -579,9 +579,18 @@ def test_a_reservation_ends_no_earlier_than_it_was_made_after_it_had_waited(box:
     box.later(60)
     (_, reserved) = box.release(first)
     assert (reserved.type, reserved.allocation) == ("reserved", held)
+    box.later(20)
     sweep = Claim("sweep", operator=True)
     (event,) = box.on(Reclaim, held, claim=sweep, cause="crashed", happened_at=died)
-    assert reserved.at < event.at == box.now
+    assert died < reserved.at == event.at < box.now
+
+
+def test_a_reservation_is_not_asked_to_end_but_ends(box: Scenario) -> None:
+    held = box.got({"cpu": 8000}, process=PROCESS, reserve_ns=100 * SECOND)
+    sweep = Claim("sweep", operator=True)
+    (event,) = box.on(Reclaim, held, claim=sweep, cause="forced", process_alive=True)
+    assert (event.body.cause, event.at) == ("forced", box.now)
+    assert box.book.allocations == {}
 
 
 # --- drawing on an allocation ------------------------------------------------------------------------
