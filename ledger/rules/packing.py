@@ -130,17 +130,19 @@ class _Search:
         self._wishes = wishes
         self._nodes = list(space.nodes.values())
         self._resources = sorted({r for wish in wishes for r in wish.request.amounts})
-        selects = {shape_of(wish.request)[1]: wish for wish in wishes}
+        # Those of a batch want different things, so they may be kept off different nodes.
+        which = [(shape_of(wish.request)[1], frozenset(wish.barred)) for wish in wishes]
+        distinct = dict(zip(which, wishes, strict=True))
         # Nodes that suit the same wishes and have the same left are one as good as the other.
         allowed = {
-            key: {n.name for n in eligible(self._nodes, wish)} for key, wish in selects.items()
+            key: {n.name for n in eligible(self._nodes, wish)} for key, wish in distinct.items()
         }
         self._suits = [tuple(n.name in names for names in allowed.values()) for n in self._nodes]
         numbers = {
             key: [i for i, n in enumerate(self._nodes) if n.name in names]
             for key, names in allowed.items()
         }
-        self._candidates = [numbers[shape_of(wish.request)[1]] for wish in wishes]
+        self._candidates = [numbers[key] for key in which]
         order = largest_first([wish.request for wish in wishes], space.totals)
         self._order = sorted(order, key=lambda i: (len(self._candidates[i]), order.index(i)))
         self._found: list[list[Placement]] = [[] for _ in wishes]

@@ -55,6 +55,25 @@ def claims(s: Scenario) -> dict[str, str]:
     return s.book.pools["box"].space.claims
 
 
+def test_a_batch_that_is_packed_leaves_the_nodes_alone_that_are_kept_for_others() -> None:
+    s = Scenario()
+    s.pool(
+        policy={"overtakes_max": 0},
+        n1={"cpu": 4},
+        n2={"cpu": 4, "gpu": 2000},
+        n3={"cpu": 4, "memory": 4},
+    )
+    s.got({"gpu": 1000}, ttl=LONG)
+    waiting = s.waits({"gpu": 2000, "cpu": 1}, wait=LONG)
+    s.refused({"gpu": 1000})
+    assert claims(s) == {"n2": waiting}
+    # The last item may land where the claim keeps the others off: they want something in common with it.
+    items = ({"cpu": 4}, {"cpu": 4}, {"cpu": 1}, {"memory": 4})
+    batch_of = tuple(s.request(each, ttl=50) for each in items)
+    (event,) = s.when(AllocateBatch(command_id="b", items=batch_of, atomic=True))
+    assert event.body.reason == "reserved_for_waiting"  # type: ignore[union-attr]
+
+
 # --- claims ------------------------------------------------------------------------------------------
 
 
