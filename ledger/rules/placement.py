@@ -23,6 +23,7 @@ __all__ = [
     "Wish",
     "could_ever_fit",
     "eligible",
+    "on_node",
     "place",
     "seed_for",
     "seed_of",
@@ -55,12 +56,18 @@ def strategy_for(request: Request, policy: Policy, seed: int) -> str:
 def _one(space: Space, mix: Mix, wish: Wish, amounts: Amounts) -> Placement | None:
     """The amounts on one node: a preferred one where it takes them, else as the strategy says."""
     for name in wish.prefer:
-        node = space.nodes.get(name)
-        if node is not None and any(eligible((node,), wish)):
-            placement = place_on(node, amounts)
-            if placement is not None:
-                return placement
+        placement = on_node(space, name, wish, amounts)
+        if placement is not None:
+            return placement
     return STRATEGIES[wish.strategy](space, mix, wish, amounts)
+
+
+def on_node(space: Space, name: str, wish: Wish, amounts: Amounts) -> Placement | None:
+    """The amounts on this node, or None where the wish may not land there or it lacks room."""
+    node = space.nodes.get(name)
+    if node is None or not any(eligible((node,), wish)):
+        return None
+    return place_on(node, amounts)
 
 
 def place(

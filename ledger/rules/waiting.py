@@ -26,7 +26,7 @@ from ledger.rules.claims import (
 )
 from ledger.rules.granting import grant, wish_of
 from ledger.rules.packing import STEPS_NOW
-from ledger.rules.placement import place
+from ledger.rules.placement import on_node, place
 from ledger.spaces import Space
 
 SEARCHES_MAX = 4
@@ -178,7 +178,7 @@ def _grant_or_make_room(
     if waiting.claims and len(barred) == len(space.nodes) - 1:
         # Its own node is all that is left to it.
         placements: tuple[Placement, ...] | None
-        placed = place_on(space.nodes[waiting.claims[0]], waiting.request.amounts)
+        placed = on_node(space, waiting.claims[0], wish, waiting.request.amounts)
         placements = None if placed is None else (placed,)
     else:
         placements = place(space, pool.mix, wish)

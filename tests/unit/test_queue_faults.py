@@ -5,7 +5,7 @@ Found by the state machine in ``tests/integration/test_queue_machine.py``.
 
 from __future__ import annotations
 
-from ledger.commands import ObserveCapacity, SetQuota
+from ledger.commands import CordonNode, ObserveCapacity, SetQuota
 from tests.scenario import PROCESS, SECOND, Scenario
 
 LONG = 10**6
@@ -151,3 +151,18 @@ def test_of_lent_quota_no_more_is_given_back_than_was_borrowed_however_much_is_m
     # Either may go, and then bob is within his own again: both together may not.
     s.waits({"cpu": 4}, tenant="ann", holder="owner", wait=LONG)
     assert ending(s) == []
+
+
+def test_who_sent_others_away_does_not_land_on_the_node_once_it_is_cordoned() -> None:
+    s = Scenario()
+    policy = {"order": "fifo", "preemption": "lower_priority", "grace_ns": 10 * SECOND}
+    s.pool(policy=policy, n1={"cpu": 4})
+    low = s.got({"cpu": 4}, priority="low", ttl=LONG)
+    waiting = s.waits({"cpu": 4}, priority="high", wait=LONG)
+    assert s.book.allocations[low].state == "ending"
+    assert s.book.allocations[waiting].claim == "n1"
+    s.when(CordonNode(command_id="c", pool="box", node="n1"))
+    s.release(low)
+    assert s.book.allocations[waiting].state == "waiting"
+    s.when(CordonNode(command_id="u", pool="box", node="n1", cordoned=False))
+    assert s.book.allocations[waiting].state == "active"
