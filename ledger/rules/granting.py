@@ -21,10 +21,10 @@ def wish_of(
     """
     request = allocation.request
     seed = seed_of(allocation.command or allocation.id)
-    prefer: tuple[str, ...] = ()
+    prefer = allocation.claims or kept
     if request.sticky is not None:
-        prefer = pool.sticky.get((allocation.tenant, request.sticky), ())
-    prefer = (*(allocation.claims or kept), *prefer)
+        # Where its key was before comes first, if it is free: that is what the key is for.
+        prefer = (*pool.sticky.get((allocation.tenant, request.sticky), ()), *prefer)
     return Wish(request, strategy_for(request, pool.policy, seed), seed, barred, prefer)
 
 

@@ -355,6 +355,23 @@ def test_a_sticky_key_gets_the_node_it_had_last_if_it_is_free(nodes: Scenario) -
     assert nodes.book.allocations[full].placements[0].node == "n3"
 
 
+def test_a_sticky_key_goes_before_the_node_that_is_kept_for_it() -> None:
+    s = Scenario()
+    s.pool(policy={"order": "fair", "overtakes_max": 0}, n1={"cpu": 4000}, n2={"cpu": 4000})
+    mine = s.got({"cpu": 3000}, sticky="cache")
+    s.release(mine)
+    first = s.got({"cpu": 4000}, ttl=50)
+    second = s.got({"cpu": 2000}, ttl=50)
+    assert [s.book.allocations[each].placements[0].node for each in (first, second)] == ["n1", "n2"]
+    waiting = s.waits({"cpu": 4000}, sticky="cache", wait=10**6)
+    assert s.refused({"cpu": 1000}, holder="x").reason == "reserved_for_waiting"
+    assert s.book.allocations[waiting].claim == "n2"
+    # Both nodes are free before anybody looks.
+    s.later(100)
+    s.settle()
+    assert s.book.allocations[waiting].placements[0].node == "n1"
+
+
 # --- duplicates, cycles ------------------------------------------------------------------------------
 
 
