@@ -136,6 +136,7 @@ class Judge:
             wrong_unless(over is None, event, over or "")
             over = excess(world, event.tenant, holder, event.pool, body.amounts)
             wrong_unless(over is None, event, f"stretched over its quota: {over}")
+        self.victims.granted(unit)
         first = self.granting != self._place(event, unit)
         self.granting = self._place(event, unit)
         self.stretching.served(self.granting)

@@ -56,15 +56,25 @@ class Victims:
         self.then.setdefault(heir.unit, copy.deepcopy(self.world))
         self.chosen.setdefault(heir.unit, []).append((event, victim.id))
 
+    def granted(self, unit: Unit) -> None:
+        """In strict order who came before an heir may take the room that was made for it: whoever is
+        sent away after that is another choice.
+        """
+        if self.world.pools[unit.first.pool].policy.order == "fifo":
+            for heir in [each for each in self.chosen if each != unit.id]:
+                self._close(heir)
+
     def finish(self) -> None:
         """The fewest, the youngest, and no more of what was borrowed than there is."""
-        for heir, chosen in self.chosen.items():
-            then = self.then[heir]
-            event = chosen[-1][0]
-            unit = next(u for u in then.waiting(event.pool or "") if u.id == heir)
-            ids = [id for _, id in chosen]
-            if unit.simple:
-                self._judge(then, unit, ids, event)
+        for heir in list(self.chosen):
+            self._close(heir)
+
+    def _close(self, heir: str) -> None:
+        chosen, then = self.chosen.pop(heir), self.then.pop(heir)
+        event = chosen[-1][0]
+        unit = next(u for u in then.waiting(event.pool or "") if u.id == heir)
+        if unit.simple:
+            self._judge(then, unit, [id for _, id in chosen], event)
 
     def _judge(self, then: World, unit: Unit, ids: list[str], event: Event) -> None:
         nodes = open_nodes(then, unit)
