@@ -12,9 +12,8 @@ import pytest
 from leasebook.importers.base import Source
 from ledger.errors import InvalidInput
 from tests.command_line import CommandLine
-from tests.integration.test_importing import job, lb, lives_of, write
+from tests.integration.test_importing import job, lives_of, write
 
-__all__ = ["lb"]
 MAP = "id=job,holder=who,start=from,end=to,cpu=cores,node=node"
 HEAD = "job,who,from,to,cores,node"
 

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from tests.command_line import CommandLine
-from tests.integration.test_importing import events_of, lb, lives_of
+from tests.integration.test_importing import events_of, lives_of
 
-__all__ = ["lb"]
 HEAD = (
     "JobID|JobIDRaw|JobName|User|Account|Cluster|Submit|Start|End|State|NCPUS|NodeList|Elapsed|TotalCPU"
     "|MaxRSS|NTasks"
