@@ -69,6 +69,7 @@ def apply(
     model: Model, command: Any, event: Event | None, now: int, anywhere: bool = False
 ) -> list[Held]:
     """Let the model follow a command that was granted or waits. Returns all that ended by it."""
+    model.now = now
     if isinstance(command, Allocate):
         _ask(model, command, event, now, anywhere)
         return []
@@ -147,7 +148,9 @@ def _reclaim(model: Model, command: Reclaim, held: Held, now: int) -> list[Held]
         held.deadline = now + command.grace_ns
         return []
     happened = now if command.happened_at is None else min(command.happened_at, now)
-    return model.end(held, max(happened, held.began), held.ending_cause or command.cause)
+    # The clock may have given a reservation more time than has passed.
+    at = max(happened, min(held.began, now))
+    return model.end(held, at, held.ending_cause or command.cause)
 
 
 def _adjust(model: Model, command: Adjust, held: Held, event: Event) -> None:

@@ -87,6 +87,7 @@ class Model:
 
     def __init__(self) -> None:
         self.pools: dict[str, PoolModel] = {}
+        self.now = 0
         self.all: list[Held] = []
         self.quotas: dict[tuple[str, str | None, str | None], Amounts] = {}
 
@@ -242,13 +243,14 @@ class Model:
         gone = [held]
         for child in self.children(held.id):
             by = "withdrawn" if child.state in ("waiting", "reserved") else "leaked"
-            gone += self.end(child, max(at, child.began), by)
+            gone += self.end(child, max(at, min(child.began, self.now)), by)
         held.state, held.ended_at, held.ended_by = "ended", at, cause
         return gone
 
     def pass_time(self, now: int) -> list[Held]:
         """What time has ended by now, each at its own instant, the older first. Returns them."""
         gone: list[Held] = []
+        self.now = now
         while True:
             due = [h for h in self.all if h.due is not None and h.due <= now]
             if not due:
