@@ -28,6 +28,9 @@ LEDGER = "ledger"
 GRANTS = (Allocated, Reserved)
 ENDS = (Released, Expired, Reclaimed, Withdrawn)
 
+ASKED_FOR_CAUSE = frozenset({Queued.TYPE, Adjusted.TYPE})
+"""Types of which a cause matters to an allocation: :func:`_command` and :func:`changed` look at it."""
+
 _allocation = maker(Allocation)
 
 

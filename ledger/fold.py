@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ledger.book import Book
-from ledger.codec import from_row
+from ledger.codec import fact_of
 from ledger.events import UsageRecorded
 from ledger.evolve import evolve
 from ledger.garbage import uncollected
@@ -18,7 +18,7 @@ PASSED_OVER = frozenset({UsageRecorded.TYPE})
 def fold(book: Book, rows: Iterable[Row]) -> Row | None:
     """Evolve ``book`` by rows that go on from it, in order; the last of them, None without any.
 
-    Raises: what :func:`~ledger.codec.from_row` and :func:`~ledger.evolve.evolve` raise; then the
+    Raises: what :func:`~ledger.codec.fact_of` and :func:`~ledger.evolve.evolve` raise; then the
     book is to be thrown away.
     """
     row = None
@@ -32,7 +32,7 @@ def fold(book: Book, rows: Iterable[Row]) -> Row | None:
             book.position = position
             book.recorded_at = row.recorded_at
         else:
-            evolve(book, from_row(row))
+            evolve(book, fact_of(row))
     return row
 
 
