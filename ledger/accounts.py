@@ -293,7 +293,9 @@ def evolve_allocation(book: Book, event: Event) -> None:
             return
     elif type(body) is Renewed:
         # Its lease alone changes: nothing of what it holds, where, or in whose name.
-        _store(book, before, changed(before, event))
+        renewed = book.allocations[allocation_id] = changed(before, event)
+        if renewed.lease_until != before.lease_until:
+            book.set_due(renewed)
         return
     elif isinstance(body, ENDS):
         _end_allocation(book, before, event)

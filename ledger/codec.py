@@ -7,6 +7,7 @@ not known here raises :class:`UnknownEvent`: it is never guessed at.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 import orjson
@@ -91,7 +92,7 @@ _OWN_CONTENT = frozenset(
 class _Shape:
     """How one body class is encoded and decoded."""
 
-    __slots__ = ("cls", "schema", "write", "_decode", "_decoders", "_encode", "_encoders")
+    __slots__ = ("cls", "decode", "encode", "schema", "write", "_decoders", "_encoders")
 
     def __init__(self, cls: Any) -> None:
         encoders = dict(_ENCODERS)
@@ -104,24 +105,22 @@ class _Shape:
         self.write = checked_json if cls.TYPE in _OWN_CONTENT else canonical_json
         self._encoders = encoders
         self._decoders = decoders
-        self._encode: Encoder | None = None
-        self._decode: Encoder | None = None
+        self.encode: Callable[[AnyBody], dict[str, Any]] = self._encode_first
+        """A body as a dict."""
+        self.decode: Callable[[dict[str, Any]], AnyBody] = self._decode_first
+        """The inverse of :attr:`encode`."""
 
-    def encode(self, body: AnyBody) -> dict[str, Any]:
-        """A body as a dict. Its encoder is made when first needed: few processes need many."""
-        encode = self._encode
-        if encode is None:
-            encode = self._encode = encoder(self.cls, self._encoders)
-        encoded: dict[str, Any] = encode(body)
-        return encoded
+    # Either function is made when it is first needed: few processes need many of them.
 
-    def decode(self, data: dict[str, Any]) -> AnyBody:
-        """The inverse of :meth:`encode`, made when first needed too."""
-        decode = self._decode
-        if decode is None:
-            decode = self._decode = decoder(self.cls, self._decoders)
-        body: AnyBody = decode(data)
-        return body
+    def _encode_first(self, body: AnyBody) -> dict[str, Any]:
+        encode: Callable[[AnyBody], dict[str, Any]] = encoder(self.cls, self._encoders)
+        self.encode = encode
+        return encode(body)
+
+    def _decode_first(self, data: dict[str, Any]) -> AnyBody:
+        decode: Callable[[dict[str, Any]], AnyBody] = decoder(self.cls, self._decoders)
+        self.decode = decode
+        return decode(data)
 
 
 _SHAPES: dict[str, _Shape] = {cls.TYPE: _Shape(cls) for cls in get_args(AnyBody)}

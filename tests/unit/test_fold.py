@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import pytest
+from contextlib import closing
+from pathlib import Path
 
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ledger.advance import ASKED_FOR_CAUSE
 from ledger.book import Book
-from ledger.codec import from_row, to_row
+from ledger.codec import fact_of, from_row, to_row
 from ledger.commands import Allocate, Claim, OpenLedger, OpenPool, RecordUsage, Release
 from ledger.errors import LedgerCorrupt
+from ledger.events import AnyBody, Cause, Event
 from ledger.evolve import evolve
 from ledger.fields import dump
 from ledger.fold import PASSED_OVER, fold
 from ledger.log import GENESIS, Row
+from ledger.quick import replace
 from ledger.requests import NodeSpec, Request
 from ledger.step import take_step
+from tests.ledgers import Ledger
+from tests.unit.storage_examples import BODIES
+from tests.unit.test_whatif_writers import history
 
 
 def rows_with_usage() -> list[Row]:
@@ -55,3 +66,37 @@ def test_a_usage_row_that_does_not_follow_is_damage_like_any_other() -> None:
     usage = next(row for row in rows if row.type in PASSED_OVER)
     with pytest.raises(LedgerCorrupt, match="does not follow"):
         fold(Book(), [usage])
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.TYPE)
+@pytest.mark.parametrize("cause", [None, Cause("c", "ab" * 32), Cause("c", "ab" * 32, 1, 3)])
+def test_a_fact_is_the_event_without_what_no_book_goes_by(
+    body: AnyBody, cause: Cause | None
+) -> None:
+    event = Event(1, 2, 3, "t", "p", "A1", "h", "k", cause, body, {"note": "x"})
+    row = to_row(event, GENESIS)
+    kept = from_row(row) == event and body.TYPE in ASKED_FOR_CAUSE
+    fact = fact_of(row)
+    assert fact == (event if kept else replace(event, cause=None, metadata=None))
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_fold_of_anything_comes_to_the_same_as_evolving_by_whole_events(
+    tmp_path: Path, seed: int
+) -> None:
+    with closing(Ledger(tmp_path, "memory")) as ledger:
+        history(ledger, seed, 60, 0)
+        rows = list(ledger.writer.log.read())
+    evolved, folded = Book(), Book()
+    for row in rows:
+        evolve(evolved, from_row(row))
+        fold(folded, [row])
+    assert dump(folded) == dump(evolved)
+
+
+def test_a_row_that_is_no_event_is_damage_in_a_fold_as_anywhere() -> None:
+    rows = rows_with_usage()
+    torn = rows[2]._replace(data=rows[2].data.replace('"digest"', '"digests"'))
+    with pytest.raises(LedgerCorrupt, match=r"event 3 .* cannot be read"):
+        fold(Book(), [*rows[:2], torn])
