@@ -12,10 +12,11 @@ from functools import partial
 from ledger.book import Allocation, Book, Pool
 from ledger.mix import Mix
 from ledger.nodes import Node
+from ledger.quick import replace
 from ledger.requests import PRIORITIES, Amounts, Request
 from ledger.rules.answers import Draft
 from ledger.rules.elastic import shrink_on, shrunk_to_least, stretchy
-from ledger.rules.gangs import all_of, grant
+from ledger.rules.gangs import all_of, grant, total
 from ledger.rules.keeping import Nearest, missing_on, plan_on
 from ledger.rules.packing import STEPS_NOW, Packed, together
 from ledger.rules.placement import Wish
@@ -84,26 +85,26 @@ def _takes(node: Node, parts: list[Amounts], steps: int = STEPS_NOW) -> bool:
 def _send_away(
     book: Book, space: Space, pool: Pool, first: Allocation, barred: Collection[str], now: int
 ) -> Draft | None:
-    """Ask those of a lower priority than all of it to go, on as many nodes as it needs."""
-    if first.request.parent is not None or pool.policy.preemption != "lower_priority":
+    """Ask those to go who have a lower priority than all of it, or hold what its tenant has lent, on as
+    many nodes as it needs.
+    """
+    may_preempt = pool.policy.preemption == "lower_priority" or bool(book.cohorts)
+    if first.request.parent is not None or not may_preempt:
         return None
-    gang = all_of(book, space, first)
-    lowest = min(gang, key=lambda a: PRIORITIES.index(a.request.priority))
-    may = Senders(book, pool, lowest, for_quota=False)
+    may = Senders(book, pool, _as_one(book, space, first))
     wishes = _wishes(book, space, first)
     leaving: dict[str, Node] = {}
     emptied: dict[str, Node] = {}
-    going: dict[str, list[Allocation]] = {}
+    active: dict[str, list[Allocation]] = {}
     for node in _open(space, first, barred):
         name = node.name
         there = [book.allocations[each] for each in space.standing.get(name, ())]
         for a in there:
             if a.state == "ending" and (name in first.claims or may.counts_on(a)):
                 node = without(node, a)
-        active = (a for a in there if a.state == "active" and len(a.placements) == 1)
-        going[name] = [*may.choose(active)]
+        active[name] = [a for a in there if a.state == "active" and len(a.placements) == 1]
         leaving[name] = emptied[name] = node
-        for a in going[name]:
+        for a in may.choose(active[name]):
             emptied[name] = without(emptied[name], a)
     kept = [leaving[name] for name in first.claims if name in leaving]
     if kept and together(_of(space, kept), _NO_MIX, wishes, STEPS_NOW) is not None:
@@ -121,13 +122,21 @@ def _send_away(
         chosen = None
         for steps in (0, STEPS_NOW):
             fits = partial(_takes, parts=parts, steps=steps)
-            chosen = chosen or fewest(leaving[name], iter(going[name]), fits)
+            chosen = chosen or fewest(leaving[name], may.choose(active[name], victims), fits)
         if chosen is None:
             return None
         for a in chosen:
             leaving[name] = without(leaving[name], a)
         victims += chosen
     return _asked(book, space, pool, first, victims, [leaving[n] for n in _parts(packed)], now)
+
+
+def _as_one(book: Book, space: Space, first: Allocation) -> Allocation:
+    """All that waits in one place as one that asks: for the sum, with the lowest of their priorities."""
+    gang = all_of(book, space, first)
+    lowest = min(gang, key=lambda a: PRIORITIES.index(a.request.priority))
+    amounts = first.request.amounts if first.gang is None else total(book, first)
+    return replace(lowest, request=replace(lowest.request, amounts=amounts))
 
 
 def _of(space: Space, nodes: list[Node]) -> Space:

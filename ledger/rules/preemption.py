@@ -31,23 +31,25 @@ LOOKS_MAX = 1_000
 class Senders:
     """Whom a waiting request may send away, given who has been asked to go already."""
 
-    def __init__(
-        self, book: Book, pool: Pool, asking: Allocation, *, for_quota: bool = True
-    ) -> None:
+    def __init__(self, book: Book, pool: Pool, asking: Allocation) -> None:
         self._book = book
         self._asking = asking
         self._by_priority = pool.policy.preemption == "lower_priority"
         self._mine = PRIORITIES.index(asking.request.priority)
-        self._borrows = for_quota and any(
-            (asking.tenant, where) in book.cohorts for where in (None, pool.name)
-        )
+        self._borrows = any((asking.tenant, where) in book.cohorts for where in (None, pool.name))
         self._leaving: Leaving | None = None
 
-    def choose(self, candidates: Iterable[Allocation]) -> Iterator[Allocation]:
-        """Those of the candidates that may be sent away, the youngest first, one after the other."""
+    def choose(
+        self, candidates: Iterable[Allocation], besides: Iterable[Allocation] = ()
+    ) -> Iterator[Allocation]:
+        """Those of the candidates that may be sent away ``besides`` some others, the youngest first,
+        one after the other.
+        """
         leaving: Leaving = {}
         if self._borrows:
             leaving = {key: amounts.copy() for key, amounts in self._who_leave().items()}
+            for a in besides:
+                _count_in(leaving, a)
         for a in by_age(candidates):
             if self._may(a, leaving):
                 yield a

@@ -43,8 +43,8 @@ class Victims:
         wrong_unless(victim.state == "active", event, f"it is {victim.state}")
         wrong_unless(len(victim.placements) == 1, event, "it lies on several nodes")
         unit = next(u for u in self.world.waiting(heir.pool) if u.id == heir.unit)
-        fine = all(lower(self.world, victim, each) for each in unit.members) or (
-            unit.simple and borrows(self.world, victim, unit)
+        fine = all(lower(self.world, victim, each) for each in unit.members) or borrows(
+            self.world, victim, unit
         )
         wrong_unless(fine, event, f"{heir.id} may not send it away")
         wrong_unless(not over_quota(self.world, unit), event, f"{heir.id} waits for its quota")
@@ -73,12 +73,13 @@ class Victims:
         chosen, then = self.chosen.pop(heir), self.then.pop(heir)
         event = chosen[-1][0]
         unit = next(u for u in then.waiting(event.pool or "") if u.id == heir)
+        ids = [id for _, id in chosen]
+        wrong_unless(self._within(then, unit, ids), event, "more goes than was borrowed")
         if unit.simple:
-            self._judge(then, unit, [id for _, id in chosen], event)
+            self._judge(then, unit, ids, event)
 
     def _judge(self, then: World, unit: Unit, ids: list[str], event: Event) -> None:
         nodes = open_nodes(then, unit)
-        wrong_unless(self._within(then, unit, ids), event, "more goes than was borrowed")
         here = [name for name in nodes if makes_room(then, unit, name, ids)]
         wrong_unless(bool(here), event, f"{unit.id} finds no room by it")
         if unit.claim:
@@ -103,14 +104,17 @@ class Victims:
     def _within(self, world: World, unit: Unit, ids: Collection[str]) -> bool:
         """Whether all of these may go together: nobody goes of a tenant that holds no more than its own.
 
-        An allocation goes whole, so the last of them may be larger than what is left of the loan.
+        They go one after the other, the youngest first, and each goes whole: the last of them may be larger
+        than what is left of the loan.
         """
-        borrowers = [id for id in ids if not lower(world, world.entries[id], unit.first)]
-        for id in borrowers:
-            tenant = world.entries[id].tenant
-            others = [each for each in borrowers if each != id]
-            if not any(self._over(world, unit, tenant, others, key) for key in world.quotas):
+        gone: list[str] = []
+        for id in sorted(ids, key=lambda each: (-_granted_at(world, each), -int(each[1:]))):
+            victim = world.entries[id]
+            if not all(lower(world, victim, each) for each in unit.members) and not any(
+                self._over(world, unit, victim.tenant, gone, key) for key in world.quotas
+            ):
                 return False
+            gone.append(id)
         return True
 
     def _over(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.commands import AllocateBatch, CordonNode, ResizePool, Withdraw
+from ledger.commands import AllocateBatch, CordonNode, ResizePool, SetQuota, Withdraw
 from ledger.events import Event, Queued
 from ledger.fields import dump, load
 from ledger.mix import Mix
@@ -248,6 +248,45 @@ def test_nobody_is_sent_away_for_a_gang_of_which_one_has_no_higher_priority_or_n
     s.when(CordonNode(command_id="d", pool="box", node="n3"))
     gang(s, {"cpu": 4}, {"cpu": 4}, priority="critical")
     assert "ending" not in kinds(s.events)
+
+
+@pytest.mark.parametrize("several", ["gang", "spread"])
+def test_what_was_lent_is_given_back_to_a_gang_or_a_spread_of_its_owner(several: str) -> None:
+    s = three(grace_ns=0)
+    for tenant, limit in (("ann", 4), ("bob", 8)):
+        s.when(SetQuota(command_id=tenant, tenant=tenant, limits={"cpu": limit}, cohort="kin"))
+    held = [s.got({"cpu": 2}, tenant="ann", ttl=LONG) for _ in range(6)]
+    items = [s.request({"cpu": 3}, tenant="bob", wait=LONG) for _ in range(2)]
+    if several == "gang":
+        s.when(AllocateBatch(command_id="b", tenant="bob", items=tuple(items), atomic=True))
+    else:
+        s.ask({"cpu": 6}, tenant="bob", spread=2, wait=LONG)
+    bobs = [a for a in s.book.allocations.values() if a.tenant == "bob"]
+    assert {a.state for a in bobs} == {"active"}
+    assert len({p.node for a in bobs for p in a.placements}) == 2
+    # All who lay on two of the nodes, which is just what was lent.
+    assert sum(each in s.book.allocations for each in held) == 2
+
+
+def test_no_more_is_given_back_to_a_gang_than_was_lent_on_all_its_nodes_together() -> None:
+    s = three(grace_ns=0)
+    for tenant, limit in (("ann", 8), ("bob", 8)):
+        s.when(SetQuota(command_id=tenant, tenant=tenant, limits={"cpu": limit}, cohort="kin"))
+    held = [s.got({"cpu": 4}, tenant="ann", ttl=LONG) for _ in range(3)]
+    # On each node by itself somebody could be asked to go, but only one of them was borrowed.
+    s.ask({"cpu": 8}, tenant="bob", spread=2, wait=LONG)
+    assert all(each in s.book.allocations for each in held)
+    assert "reclaimed" not in kinds(s.events)
+
+
+def test_a_gang_that_asks_for_more_than_its_own_quota_gets_nothing_back() -> None:
+    s = three(grace_ns=0)
+    for tenant, limit in (("ann", 4), ("bob", 7), ("cid", 1)):
+        s.when(SetQuota(command_id=tenant, tenant=tenant, limits={"cpu": limit}, cohort="kin"))
+    s.got({"cpu": 4}, tenant="ann", ttl=LONG)
+    s.got({"cpu": 4}, tenant="ann", ttl=LONG)
+    s.ask({"cpu": 8}, tenant="bob", spread=2, wait=LONG)
+    assert "reclaimed" not in kinds(s.events)
 
 
 def test_a_spread_sends_others_away_on_as_many_nodes_as_it_needs_at_once() -> None:
