@@ -104,8 +104,8 @@ class Victims:
     def _within(self, world: World, unit: Unit, ids: Collection[str]) -> bool:
         """Whether all of these may go together: nobody goes of a tenant that holds no more than its own.
 
-        They go one after the other, the youngest first, and each goes whole: the last of them may be larger
-        than what is left of the loan.
+        They go one after the other, the youngest first, and each goes whole: the last of them may be
+        larger than what is left of the loan.
         """
         gone: list[str] = []
         for id in sorted(ids, key=lambda each: (-_granted_at(world, each), -int(each[1:]))):
