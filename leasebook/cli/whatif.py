@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leasebook.cli.failures import UNPROVEN
 from leasebook.cli.options import session_of, verb
 from leasebook.cli.text import span_text, table
 
@@ -38,10 +39,11 @@ FATES_SHOWN = 20
     "--all-requests", is_flag=True, help="--strategy also for requests that name one of their own."
 )
 @click.pass_context
-def whatif_command(ctx: click.Context, /, **given: Any) -> None:
+def whatif_command(ctx: click.Context, /, **given: Any) -> int:
     """What would have been under another policy, size or quota: the record, decided again.
 
-    Without any change the record must come out again exactly. Nothing is written.
+    Without any change the record must come out again exactly: exit code 6 and the first difference where
+    it does not. Nothing is written.
     """
     from leasebook.when import rfc3339
     from projections.past import Past
@@ -59,6 +61,7 @@ def whatif_command(ctx: click.Context, /, **given: Any) -> None:
     document["since"] = rfc3339(document.pop("since_ns"))
     document["until"] = rfc3339(document.pop("until_ns"))
     session.answer(document, None if session.json else _text(answer, document, bool(changes)))
+    return UNPROVEN if not changes and not answer.exact else 0
 
 
 def _window(past: Any, since: str | None, until: str | None, now: int) -> tuple[int, int | None]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from ledger.rules.strategies import STRATEGIES
 from tests.command_line import CommandLine
 
 NODES = "sn,cpu_milli,memory_mib,gpu,model\nn-0,8000,8192,2,A\nn-1,8000,8192,2,B\n"
@@ -47,6 +49,23 @@ def test_unchanged_the_record_comes_out_exactly(recorded: CommandLine) -> None:
     assert document["parted_at"] is None
     assert document["changes"] == {}
     assert "exactly as recorded" in recorded("whatif").out
+
+
+def test_a_record_that_the_rules_do_not_lead_to_is_told_by_its_first_difference_and_exit_code_6(
+    recorded: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded.ok("pool", "open", "two", "--node", "n1:cpu=2", "--node", "n2:cpu=4")
+    with monkeypatch.context() as other:
+        other.setitem(STRATEGIES, "best_fit", STRATEGIES["worst_fit"])
+        recorded.ok("allocate", "two", "cpu=1", "--holder", "c", "--strategy", "best_fit")
+    answer = recorded("whatif", "--json")
+    assert answer.code == 6
+    found = json.loads(answer.out)
+    assert found["exact"] is False
+    assert "placements" in str(found["first_difference"]["differs_in"])
+    assert recorded("whatif").code == 6
+    # What a change makes of it is another question, which this answers with what it has to assume.
+    assert recorded("whatif", "--ttl", "1h").code == 0
 
 
 def test_a_larger_node_grants_what_was_refused(recorded: CommandLine) -> None:
