@@ -38,8 +38,8 @@ class Space:
     node to the allocations on it. ``elastic`` are allocations that may grow and shrink. ``freed``
     says that something may be granted now. ``alike`` counts those who wait by shape, ``kinds`` by
     resources. ``changed`` are nodes that were replaced, for whoever caches something about nodes; it
-    starts anew with another ``generation``. An ``overlay`` shows what stands in the space it was made
-    from.
+    starts anew with another ``generation``. An ``overlay`` of a pool shows what stands in the space it
+    was made from.
 
     What is remembered of claims: ``claims_checked``, the generation whose nodes all were compared
     with; ``claims_in_vain``, by who asks and what is taken, under which generation no nodes were found;
@@ -171,8 +171,12 @@ class Space:
         copy = Space.__new__(Space)
         copy.key = self.key
         copy.parent = self.parent
-        copy.overlay = True
+        # Whether anything draws on an allocation decides what may become of it, in an overlay as well.
+        # A pool's standing is too large to copy, and nothing that is drafted goes by it.
+        copy.overlay = self.parent is None
         copy.standing = self.standing
+        if self.parent is not None:
+            copy.standing = {node: ids.copy() for node, ids in self.standing.items()}
         copy.nodes = self.nodes.copy()
         copy.waiting = self.waiting.copy()
         copy.line = _NO_LINE

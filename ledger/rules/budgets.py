@@ -43,6 +43,18 @@ def refill(draft: Draft, pool: Pool, until: int) -> int:
     return at + policy.refill_every_ns
 
 
+def spent_for_good(pool: Pool, node: str) -> Amounts:
+    """What was spent of a node and no refill brings back: resource → amount."""
+    policy = pool.policy
+    comes: Amounts = {}
+    if policy.refill == "reset":
+        comes = pool.space.totals
+    elif policy.refill == "add":
+        comes = policy.refill_amounts or {}
+    spent = pool.spent.get(node, {})
+    return {resource: amount for resource, amount in spent.items() if resource not in comes}
+
+
 def settlement(book: Book, allocation: Allocation, consumed: Amounts | None) -> No | None:
     """Why a release cannot be settled with ``consumed``, or None."""
     if consumed is None:

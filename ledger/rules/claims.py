@@ -22,6 +22,7 @@ from ledger.identity import ProcessIdentity
 from ledger.nodes import Node
 from ledger.requests import Amounts, Request
 from ledger.rules.answers import Draft
+from ledger.rules.budgets import spent_for_good
 from ledger.rules.capacity import carries, fits_beside_others, fits_empty, short_by
 from ledger.rules.gangs import is_several, members, requests_of, room_for, wants
 from ledger.rules.keeping import missing_on, nodes_for, plan_on, usable
@@ -108,15 +109,16 @@ def next_claim(
     is missing a request is served in its turn and needs no claim (but see :func:`next_late_claim` and
     :func:`claim_before`, which looks at those who came before a ``taker`` and compete with it).
     """
-    if not space.waiting or not _is_fair(book, next(iter(space.waiting))):
+    if not space.waiting:
         return None
-    useless = _useless(book, space)
+    fair = _is_fair(book, next(iter(space.waiting)))
+    useless = _useless(book, space) if space.claims else None
     if useless is not None:
         kept = None
-        if _is_aged(book, space, useless, now) and not quota_blocks(book, useless):
+        if fair and _is_aged(book, space, useless, now) and not quota_blocks(book, useless):
             kept = _nodes_lacking(book, space, useless, set(), late=False)
         return claim(book, useless, kept or {}, now)
-    if len(space.claims) >= len(space.nodes):
+    if not fair or len(space.claims) >= len(space.nodes):
         return None
     in_vain = _all_have_claims(space)
     wanted = set() if taker is None else wants(book, space, taker)
@@ -175,7 +177,8 @@ def _useless(book: Book, space: Space) -> Allocation | None:
     """The first claimant that its nodes serve no more; they are only looked at when they changed."""
     if not book.quotas and space.claims_checked == space.generation:
         return None
-    settled = True
+    # What is spent of a budget changes no node's size.
+    settled = not _is_spent(book, space)
     for claimant in sorted(set(space.claims.values()), key=lambda each: int(each[1:])):
         waiting = book.allocations[claimant]
         if not _serves(book, space, waiting) or quota_blocks(book, waiting):
@@ -197,9 +200,33 @@ def _serves(book: Book, space: Space, waiting: Allocation) -> bool:
     """Whether the nodes that are kept for a request can take it, once they are empty."""
     if space.claims_checked == space.generation:
         return True
+    if not _has_left(book, space, waiting, waiting.claims):
+        return False
     if is_several(waiting):
         return plan_on(space, waiting.claims, requests_of(book, space, waiting)) is not None
     return _takes(space.nodes.get(waiting.claims[0]), waiting)
+
+
+def _is_spent(book: Book, space: Space) -> bool:
+    pool = book.pools[book.allocations[next(iter(space.waiting))].pool]
+    return pool.consumable and space.parent is None
+
+
+def _has_left(book: Book, space: Space, waiting: Allocation, names: Collection[str]) -> bool:
+    """Whether what was spent of these nodes for good leaves enough for all that waits in one place."""
+    if not _is_spent(book, space):
+        return True
+    pool = book.pools[waiting.pool]
+    left: Amounts = {}
+    for name in space.nodes.keys() & names:
+        gone = spent_for_good(pool, name)
+        for resource, amount in space.nodes[name].capacity.items():
+            left[resource] = left.get(resource, 0) + amount - gone.get(resource, 0)
+    asked: Amounts = {}
+    for request in requests_of(book, space, waiting):
+        for resource, amount in request.amounts.items():
+            asked[resource] = asked.get(resource, 0) + amount
+    return all(left.get(resource, 0) >= amount for resource, amount in asked.items())
 
 
 def claim(
@@ -229,7 +256,8 @@ def kept_for(book: Book, waiting: Allocation) -> Kept:
         plan = plan_on(space, waiting.claims, requests_of(book, space, waiting))
         lacks = {} if plan is None else missing_on(space, plan)
         return {node: lacks.get(node, {}) for node in waiting.claims}
-    return {n: short_by(space.nodes[n], waiting.request.amounts) for n in waiting.claims}
+    there = [n for n in waiting.claims if n in space.nodes]
+    return {n: short_by(space.nodes[n], waiting.request.amounts) for n in there}
 
 
 def _nodes_lacking(
@@ -240,14 +268,14 @@ def _nodes_lacking(
     """
     if not is_several(waiting):
         node = _nearest(space, waiting, awaited)
-        if node is None:
+        if node is None or not _has_left(book, space, waiting, (node.name,)):
             return None
         missing = short_by(node, waiting.request.amounts)
         return {node.name: missing} if late or missing else {}
     taken = {name for name, who in space.claims.items() if who != waiting.id} | awaited
     requests = requests_of(book, space, waiting)
     names = _nodes_for(space, waiting, requests, frozenset(taken))
-    if names is None:
+    if names is None or not _has_left(book, space, waiting, names):
         return None
     barred = barred_for(book, space, wants(book, space, waiting), waiting)
     if not late and room_for(book, space, book.pools[waiting.pool], waiting, barred) is not None:
@@ -264,7 +292,7 @@ def _awaited_by(book: Book, space: Space, waiting: Allocation) -> frozenset[str]
         return seen[1]
     requests = requests_of(book, space, waiting)
     awaited = _NOBODYS
-    if nodes_for(space, requests, ()) is not None:
+    if _has_left(book, space, waiting, space.nodes) and nodes_for(space, requests, ()) is not None:
         awaited = frozenset(usable(space, requests))
     space.awaited[waiting.id] = (space.generation, awaited)
     return awaited

@@ -89,7 +89,7 @@ def _send_away(
     many nodes as it needs.
     """
     may_preempt = pool.policy.preemption == "lower_priority" or bool(book.cohorts)
-    if first.request.parent is not None or not may_preempt:
+    if first.request.parent is not None or pool.consumable or not may_preempt:
         return None
     may = Senders(book, pool, _as_one(book, space, first))
     wishes = _wishes(book, space, first)

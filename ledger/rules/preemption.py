@@ -116,7 +116,8 @@ def make_room(
     request = asking.request
     if request.parent is not None or request.spread is not None or asking.gang is not None:
         return None
-    if pool.policy.preemption == "never" and not book.cohorts:
+    if pool.consumable or (pool.policy.preemption == "never" and not book.cohorts):
+        # Of a budget nothing comes back by sending somebody away: what he held counts as spent.
         return None
     # A node has one claim, so what is kept for somebody else cannot be kept for this one too.
     names = {name for name in asking.claims if name in space.standing}

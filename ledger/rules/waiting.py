@@ -175,10 +175,12 @@ def _grant_or_make_room(
         # Every node is kept for others: no look at them is needed.
         return None
     wish = wish_of(pool, waiting, barred)
-    if waiting.claims and len(barred) == len(space.nodes) - 1:
+    own = waiting.claims[0] if waiting.claims else None
+    if own in space.nodes and own not in barred and len(barred) == len(space.nodes) - 1:
         # Its own node is all that is left to it.
+        assert own is not None
         placements: tuple[Placement, ...] | None
-        placed = on_node(space, waiting.claims[0], wish, waiting.request.amounts)
+        placed = on_node(space, own, wish, waiting.request.amounts)
         placements = None if placed is None else (placed,)
     else:
         placements = place(space, pool.mix, wish)

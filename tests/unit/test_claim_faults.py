@@ -1,0 +1,148 @@
+"""Claims and sending away where nodes leave, budgets are spent, and batches draw on what stretches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ledger.commands import AllocateBatch, Await, CordonNode, LeaveNode, OpenPool
+from ledger.requests import NodeSpec
+from tests.scenario import PROCESS, SECOND, Scenario, kinds
+
+LONG = 10**6
+
+
+# --- batches that draw on what stretches -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lent_before", [False, True])
+def test_a_batch_shrinks_nothing_that_another_of_its_items_draws_on(lent_before: bool) -> None:
+    s = Scenario()
+    s.pool(n1={"cpu": 8})
+    whole = s.got({"cpu": 2}, most={"cpu": 8}, holder="e")
+    if lent_before:
+        s.release(s.got({"cpu": 1}, parent=whole, holder="c"), "c")
+    items = (s.request({"cpu": 8}, parent=whole), s.request({"cpu": 4}))
+    (event,) = s.when(AllocateBatch(command_id="b", items=items, atomic=True))
+    assert event.type == "refused"
+    assert s.in_use("n1", "cpu") == 8
+    inside = s.got({"cpu": 8}, parent=whole)
+    assert s.refused({"cpu": 4}).reason == "insufficient_capacity"
+    s.release(inside)
+    assert s.got({"cpu": 4})
+
+
+# --- nodes that leave --------------------------------------------------------------------------------
+
+
+def _claimed_by_sending_away(order: str) -> tuple[Scenario, str, str]:
+    """Two full nodes, and one that waits with a claim on the node whose holder goes. It, and the other
+    node's holder, which is a process."""
+    s = Scenario()
+    policy = {"order": order, "preemption": "lower_priority"}
+    s.pool(policy=policy, n1={"cpu": 4}, n2={"cpu": 4})
+    stays = s.got({"cpu": 4}, holder="b", priority="low", process=PROCESS)
+    s.got({"cpu": 4}, holder="a", priority="low", ttl=100)
+    s.when(replace(s.request({"cpu": 4}, holder="c", priority="high", wait=LONG), asker=PROCESS))
+    waiting = s.own[0].allocation
+    assert waiting is not None
+    assert s.book.allocations[waiting].claims == ("n2",)
+    s.when(CordonNode(command_id="cordon", pool="box", node="n2"))
+    s.later(200)
+    s.settle()
+    return s, waiting, stays
+
+
+@pytest.mark.parametrize("order", ["fair", "fifo"])
+def test_a_claim_does_not_outlive_its_node(order: str) -> None:
+    s, waiting, stays = _claimed_by_sending_away(order)
+    s.when(LeaveNode(command_id="leave", pool="box", node="n2"))
+    assert "n2" not in s.book.allocations[waiting].claims
+    s.on(Await, waiting, "c")
+    s.release(stays, "b")
+    assert s.book.allocations[waiting].state == "active"
+
+
+@pytest.mark.parametrize("order", ["fair", "fifo"])
+def test_who_lost_its_node_to_a_cordon_asks_others_to_go(order: str) -> None:
+    s, waiting, stays = _claimed_by_sending_away(order)
+    s.refused({"cpu": 1}, holder="x")
+    assert s.book.allocations[stays].state == "ending"
+    assert s.book.allocations[waiting].claims == ("n1",)
+
+
+# --- budgets -----------------------------------------------------------------------------------------
+
+
+def _budget(**policy: object) -> Scenario:
+    s = Scenario()
+    nodes = (NodeSpec("api", {"tokens": 1000}),)
+    s.when(
+        OpenPool(command_id="open", pool="api", nodes=nodes, consumable=True, policy=dict(policy))
+    )
+    return s
+
+
+def _asks(s: Scenario, tokens: int, **more: object) -> str:
+    return s.ask({"tokens": tokens}, pool="api", **more).type
+
+
+@pytest.mark.parametrize(
+    ("refill", "kept"),
+    [
+        ({}, False),
+        ({"refill": "reset", "refill_every_ns": 3_600 * SECOND}, True),
+        (
+            {"refill": "add", "refill_every_ns": 3_600 * SECOND, "refill_amounts": {"tokens": 1}},
+            True,
+        ),
+        (
+            {"refill": "add", "refill_every_ns": 3_600 * SECOND, "refill_amounts": {"calls": 1}},
+            False,
+        ),
+    ],
+)
+def test_what_is_spent_for_good_is_kept_for_nobody(refill: dict[str, object], kept: bool) -> None:
+    s = _budget(**refill)
+    s.release(s.got({"tokens": 500}, pool="api"))
+    waiting = s.waits({"tokens": 800}, pool="api", wait=LONG)
+    s.later(601)
+    assert _asks(s, 1, holder="b") == ("refused" if kept else "allocated")
+    assert s.book.allocations[waiting].claims == (("api",) if kept else ())
+
+
+def test_a_claim_on_a_budget_ends_when_too_much_of_it_is_spent() -> None:
+    s = _budget()
+    held = s.got({"tokens": 500}, pool="api", ttl=LONG)
+    waiting = s.waits({"tokens": 800}, pool="api", wait=LONG)
+    s.later(601)
+    assert _asks(s, 1, holder="b") == "refused"
+    assert s.book.allocations[waiting].claims == ("api",)
+    s.release(held)
+    assert s.book.allocations[waiting].claims == ()
+    assert _asks(s, 1, holder="b") == "allocated"
+
+
+@pytest.mark.parametrize("left", [600, 400])
+def test_a_gang_claims_a_budget_only_while_enough_of_it_is_left(left: int) -> None:
+    s = _budget()
+    s.release(s.got({"tokens": 1000 - left}, pool="api"))
+    s.got({"tokens": 200}, pool="api", ttl=LONG)
+    items = tuple(s.request({"tokens": 250}, pool="api", wait=LONG) for _ in range(2))
+    s.when(AllocateBatch(command_id="b", items=items, atomic=True))
+    assert s.own[0].type == "queued"
+    s.later(601)
+    assert _asks(s, 1, holder="b") == ("refused" if left == 600 else "allocated")
+
+
+@pytest.mark.parametrize("spread", [None, 1])
+def test_nobody_is_sent_away_in_a_budget_where_that_gives_nothing_back(spread: int | None) -> None:
+    s = _budget(preemption="lower_priority", grace_ns=SECOND)
+    for _ in range(3):
+        s.got({"tokens": 300}, pool="api", priority="low", ttl=LONG)
+    assert _asks(s, 300, priority="high", wait=LONG, spread=spread) == "queued"
+    s.later(5)
+    s.settle()
+    assert "ending" not in kinds(s.events)
+    assert "reclaimed" not in kinds(s.events)
