@@ -115,14 +115,19 @@ def _spaces_asked(book: Book, command: AnyCommand) -> list[Space]:
 
 
 def _settle_claims(book: Book, command: AnyCommand, now: int, events: list[Event]) -> None:
-    """Before a newcomer is looked at, whoever has waited long enough gets a node kept for it."""
+    """Before a newcomer is looked at, whoever has waited long enough gets a node kept for it, and what
+    is kept in vain goes to those who wait.
+    """
     for space in _spaces_asked(book, command):
         check(command)
+        before = len(events)
         for _ in range(CLAIMS_MAX):
             draft = next_claim(book, space, now) or next_late_claim(book, space, now)
             if draft is None:
                 break
             _take(book, draft, events)
+        if len(events) > before:
+            grant_waiting(book, now, events)
 
 
 def _repeated(book: Book, event: Event, now: int) -> Event | None:

@@ -112,11 +112,12 @@ def next_claim(
     if not space.waiting:
         return None
     fair = _is_fair(book, next(iter(space.waiting)))
-    useless = _useless(book, space) if space.claims else None
+    useless = _useless(book, space, now) if space.claims else None
     if useless is not None:
         kept = None
         if fair and _is_aged(book, space, useless, now) and not quota_blocks(book, useless):
-            kept = _nodes_lacking(book, space, useless, set(), late=False)
+            ahead = _awaited_ahead(book, space, useless, now)
+            kept = _nodes_lacking(book, space, useless, ahead, late=False)
         return claim(book, useless, kept or {}, now)
     if not fair or len(space.claims) >= len(space.nodes):
         return None
@@ -173,7 +174,7 @@ def _is_aged(book: Book, space: Space, waiting: Allocation, now: int) -> bool:
     )
 
 
-def _useless(book: Book, space: Space) -> Allocation | None:
+def _useless(book: Book, space: Space, now: int) -> Allocation | None:
     """The first claimant that its nodes serve no more; they are only looked at when they changed."""
     if not book.quotas and space.claims_checked == space.generation:
         return None
@@ -186,7 +187,7 @@ def _useless(book: Book, space: Space) -> Allocation | None:
         if not is_several(waiting):
             amounts = waiting.request.amounts
             if not fits_beside_others(space.nodes[waiting.claims[0]], amounts):
-                node = _nearest(space, waiting, set())
+                node = _nearest(space, waiting, _awaited_ahead(book, space, waiting, now))
                 if node is not None and fits_beside_others(node, amounts):
                     return waiting
                 # Another node may be free of claims sooner than a node changes.
@@ -295,6 +296,21 @@ def _awaited_by(book: Book, space: Space, waiting: Allocation) -> frozenset[str]
     if _has_left(book, space, waiting, space.nodes) and nodes_for(space, requests, ()) is not None:
         awaited = frozenset(usable(space, requests))
     space.awaited[waiting.id] = (space.generation, awaited)
+    return awaited
+
+
+def _awaited_ahead(book: Book, space: Space, claimant: Allocation, now: int) -> set[str]:
+    """The nodes that a claim which moves must leave alone: those ahead of it find too few as it is."""
+    awaited: set[str] = set()
+    for waiting_id in space.waiting:
+        waiting = book.allocations[waiting_id]
+        if waiting.position >= claimant.position or not _is_aged(book, space, waiting, now):
+            break
+        stands = waiting.gang in (None, waiting_id) and not waiting.claims
+        if not stands or not is_several(waiting) or quota_blocks(book, waiting):
+            continue
+        if _nodes_lacking(book, space, waiting, awaited, late=False) is None:
+            awaited |= _awaited_by(book, space, waiting)
     return awaited
 
 

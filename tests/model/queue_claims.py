@@ -169,7 +169,9 @@ def judge_claim(
         if unit.simple and entry.unit not in heirs and not any(_helps(world, unit, n) for n in new):
             claimed = {name for other in world.waiting(entry.pool) for name in other.claim}
             better = [n for n in pool.nodes if n not in claimed and _helps(world, unit, n)]
-            wrong_unless(not better, event, f"outside use leaves it no room, as {better} would")
+            # What one ahead of it waits for, that needs several nodes, it must not claim.
+            fine = not better or not claimable(world, unit, now)
+            wrong_unless(fine, event, f"outside use leaves it no room, as {better} would")
     # One that sends others away may take its claim along to where they make room, or to where
     # somebody goes already.
     stays = unit.simple and policy.order == "fair" and entry.unit not in heirs

@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from ledger.commands import AllocateBatch, Await, CordonNode, LeaveNode, OpenPool
+from ledger.commands import (
+    AllocateBatch,
+    Await,
+    Claim,
+    CordonNode,
+    LeaveNode,
+    ObserveCapacity,
+    OpenPool,
+    Withdraw,
+)
 from ledger.requests import NodeSpec
 from tests.scenario import PROCESS, SECOND, Scenario, kinds
 
@@ -70,6 +79,56 @@ def test_who_lost_its_node_to_a_cordon_asks_others_to_go(order: str) -> None:
     s.refused({"cpu": 1}, holder="x")
     assert s.book.allocations[stays].state == "ending"
     assert s.book.allocations[waiting].claims == ("n1",)
+
+
+def test_what_a_claim_gives_up_goes_to_those_who_wait_before_the_next_newcomer() -> None:
+    s = Scenario()
+    s.pool(
+        policy={"overtakes_max": 0},
+        n1=NodeSpec("n1", {"cpu": 4}, {"zone": "a"}),
+        n2=NodeSpec("n2", {"cpu": 4}, {"zone": "b"}),
+    )
+    s.got({"cpu": 2}, select={"zone": "a"}, ttl=LONG)
+    s.quota({"cpu": 6}, tenant="ann")
+    zone_a = {"select": {"zone": "a"}, "tenant": "ann"}
+    large = s.waits({"cpu": 4}, wait=LONG, **zone_a)
+    s.refused({"cpu": 1}, select={"zone": "a"}, holder="x")
+    assert s.book.allocations[large].claims == ("n1",)
+    small = s.waits({"cpu": 2}, select={"zone": "a"}, holder="small", wait=LONG)
+    # The first item uses up the quota of the one with the claim; the second would take what that frees.
+    items = (
+        s.request({"cpu": 3}, select={"zone": "b"}, tenant="ann"),
+        s.request({"cpu": 1}, **zone_a),
+    )
+    s.when(AllocateBatch(command_id="b", tenant="ann", items=items))
+    assert [e.type for e in s.own] == ["allocated", "refused"]
+    assert s.book.allocations[small].state == "active"
+    assert s.book.allocations[large].claims == ()
+
+
+def test_a_claim_does_not_move_to_a_node_that_a_gang_ahead_of_it_needs() -> None:
+    s = Scenario()
+    s.pool(
+        policy={"overtakes_max": 0},
+        n1=NodeSpec("n1", {"cpu": 4}, {"zone": "g"}),
+        n2=NodeSpec("n2", {"cpu": 2}, {"zone": "h"}),
+        n3=NodeSpec("n3", {"cpu": 4}, {"zone": "g"}),
+    )
+    for node, amount in (("g", 4), ("g", 4), ("h", 2)):
+        s.got({"cpu": amount}, select={"zone": node}, ttl=LONG)
+    first = s.waits({"cpu": 4}, select={"zone": "g"}, holder="first", wait=LONG)
+    items = tuple(s.request({"cpu": 4}, select={"zone": "g"}, wait=LONG) for _ in range(2))
+    s.when(AllocateBatch(command_id="b", items=items, atomic=True))
+    gang = s.own[0].allocation
+    s.when(ObserveCapacity(command_id="o", pool="box", node="n2", outside={"cpu": 1}))
+    small = s.waits({"cpu": 2}, holder="small", wait=LONG)
+    s.refused({"cpu": 1}, holder="x")
+    claims = s.book.pools["box"].space.claims
+    # The gang finds one node too few, and so keeps its own free of others' claims.
+    assert claims == {"n1": first, "n2": small}
+    s.when(Withdraw(command_id="w", allocation=gang or "", claim=Claim("h1")))
+    s.refused({"cpu": 1}, holder="x")
+    assert s.book.pools["box"].space.claims == {"n1": first, "n3": small}
 
 
 # --- budgets -----------------------------------------------------------------------------------------
