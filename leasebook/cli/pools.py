@@ -285,7 +285,7 @@ def _pool_with(book: Any, node: str) -> str:
 @command_id
 @click.pass_context
 def cordon(ctx: click.Context, /, node: str, pool: str | None, **options: Any) -> None:
-    """Let nothing new land on a node; what is there stays."""
+    """Let nothing new land on a node; what is there stays, and may shrink, but not grow."""
     _cordon(ctx, node, pool, **options)
 
 

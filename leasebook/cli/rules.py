@@ -85,6 +85,8 @@ def set_policy(
     strategy, rollout=STRATEGY:SHARE% (or none). Tenure: max_age (or none), max_priority,
     preemption=never|lower_priority, grace, duplicates=allow|report|refuse|answer. Budgets:
     refill=reset|add, refill_every, refill_amounts, refill_from.
+
+    A duplicate that was answered leaves no event: its command id is free again once the first has ended.
     """
     session = session_of(ctx)
     with session.open() as room:

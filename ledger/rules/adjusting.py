@@ -54,7 +54,7 @@ def adjustment(
             return refusal
     old = allocation.placements[0]
     keep = None if lending is None else lending.cards_in_use
-    placement = place_again(node, old, wanted, shrinking=not more, keep=keep)
+    placement = place_again(node, old, wanted, keep=keep)
     if placement is None:
         if not short_by(node, more):
             return No(
@@ -101,6 +101,14 @@ def _may_grow(
     impossible = never_fits(only, Request({r: wanted[r] for r in more}))
     if impossible is not None:
         return impossible
+    node = only.nodes[allocation.placements[0].node]
+    if node.cordoned:
+        return No(
+            Reason.INSUFFICIENT_CAPACITY,
+            f"{node.name} is cordoned: nothing new lands there, nor does {allocation.id} grow there",
+            f"uncordon it (`leasebook pool uncordon {node.name}`), or release {allocation.id} and ask"
+            " anew",
+        )
     first = in_the_way(book, space, more, book.pools[allocation.pool].policy.order)
     if first is not None:
         return must_wait(book, space, Request(more), first, allocation.tenant)

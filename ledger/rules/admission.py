@@ -7,12 +7,12 @@ from collections.abc import Collection
 from ledger.book import Allocation, Book, Pool
 from ledger.commands import Allocate
 from ledger.errors import Reason
-from ledger.events import AlertRaised, Allocated, Cause, Queued, Refused, Reserved
+from ledger.events import Allocated, Cause, Queued, Refused, Reserved
 from ledger.quick import dataclass
 from ledger.requests import PRIORITIES, Placement
 from ledger.rules.answers import Draft, No
 from ledger.rules.claims import barred_for
-from ledger.rules.duplicates import refusal, twin_of
+from ledger.rules.duplicates import refusal, report, twin_of
 from ledger.rules.elastic import make_room, stretch
 from ledger.rules.explain import must_wait, never_fits, no_room
 from ledger.rules.granting import total_of
@@ -202,11 +202,11 @@ def command_of(cause: Cause) -> str:
 
 
 def _report_twin(book: Book, draft: Draft, twin: Allocation) -> None:
-    alert = f"duplicate_request:{twin.id}"
-    if alert not in book.alerts:
-        message = f"{twin.holder} asked again for what {twin.id} is for"
-        details = {"first": twin.id, "second": draft.events[-1].allocation}
-        draft.add(AlertRaised(alert, message, details), tenant="")
+    second = draft.events[-1].allocation
+    assert second is not None
+    alert = report(twin, second)
+    if alert.alert not in book.alerts:
+        draft.add(alert, tenant="")
 
 
 def queue_full(pool: Pool, space: Space, more: int = 1) -> No | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ledger import commands as c
-from ledger.book import Book
+from ledger.book import Allocation, Book
 from ledger.content import content_digest
 from ledger.errors import Reason
 from ledger.events import Allocated, Cause, Event, Refused, Reserved
@@ -17,6 +17,7 @@ from ledger.evolve import evolve
 from ledger.rules import admission, gangs
 from ledger.rules.answers import Draft, No
 from ledger.rules.claims import barred_for
+from ledger.rules.duplicates import refusal, report, twin_of
 from ledger.rules.packing import STEPS_NOW, Packed, together
 from ledger.rules.placement import Wish, seed_of, strategy_for
 from ledger.rules.quotas import gang_over_quota
@@ -115,8 +116,11 @@ def _wait_as_gang(
     assert isinstance(body, Refused)
     if pool is None or command.items[0].request.wait_ns is None or body.reason not in _MAY_PASS:
         return (_refuse_batch(book, command, failed, now),)
-    for number, item in enumerate(command.items):
+    twins = [twin_of(book, pool, item) for item in command.items]
+    for number, (item, twin) in enumerate(zip(command.items, twins, strict=True)):
         impossible = admission.never(book, item)
+        if not isinstance(impossible, No) and twin and pool.policy.duplicates == "refuse":
+            impossible = refusal(twin)
         if isinstance(impossible, No):
             draft = Draft(book, now)
             admission.refuse(draft, item, causes[number], impossible)
@@ -142,7 +146,19 @@ def _wait_as_gang(
     first = f"A{draft.position + 1}"
     for item, cause in zip(command.items, causes, strict=True):
         admission.enqueue(pool, pool.space, draft, item, cause, why, first)
+    _report_twins(book, draft, twins)
     return tuple(draft.events)
+
+
+def _report_twins(book: Book, draft: Draft, twins: Sequence[Allocation | None]) -> None:
+    """Draft an alert for each that is repeated by what was drafted, in the same order, to wait."""
+    told = set(book.alerts)
+    for event, twin in zip(tuple(draft.events), twins, strict=True):
+        if twin is not None and event.allocation is not None:
+            alert = report(twin, event.allocation)
+            if alert.alert not in told:
+                draft.add(alert, tenant="")
+                told.add(alert.alert)
 
 
 def _refuse_batch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ledger.book import Allocation, Book, Pool
 from ledger.commands import Allocate
 from ledger.errors import Reason
+from ledger.events import AlertRaised
 from ledger.rules.answers import No
 
 
@@ -43,4 +44,13 @@ def refusal(twin: Allocation) -> No:
         f"{twin.holder} has {twin.id} for the same task and need already ({twin.state})",
         "use that one, or give the second need a task of its own",
         blockers=({"allocation": twin.id, "holder": twin.holder, "amounts": twin.amounts},),
+    )
+
+
+def report(twin: Allocation, second: str) -> AlertRaised:
+    """The alert that a request repeats another: what it is known by, and both allocations."""
+    return AlertRaised(
+        f"duplicate_request:{twin.id}",
+        f"{twin.holder} asked again for what {twin.id} is for",
+        {"first": twin.id, "second": second},
     )

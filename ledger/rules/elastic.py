@@ -1,12 +1,13 @@
 """Elastic requests (``cpu=2..8``): granted what is free in their range, stretched and shrunk later.
 
 Nothing is taken below the least that was asked for, and nothing is stretched while somebody waits
-for what it would take. Every change is an ``adjusted`` event by the ledger, which the holder can watch.
+for what it would take: for the capacity, or for a part of a quota that they have in common. Every
+change is an ``adjusted`` event by the ledger, which the holder can watch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ledger.advance import LEDGER
 from ledger.book import Allocation, Book
@@ -16,7 +17,7 @@ from ledger.requests import CARD, CARD_RESOURCES, Amounts, Placement
 from ledger.rules.answers import Draft
 from ledger.rules.capacity import fit_on, free, left, place_on, short_by
 from ledger.rules.placement import Wish, eligible
-from ledger.rules.quotas import headroom, over_quota
+from ledger.rules.quotas import gang_over_quota, headroom, in_common, over_quota
 from ledger.rules.resizing import place_again
 from ledger.spaces import Space
 
@@ -24,15 +25,34 @@ SHRUNK_MAX = 60
 """The most allocations that are shrunk for one request."""
 
 
-def _stretched(node: Node, has: Amounts, most: Amounts) -> Amounts:
-    """The amounts up to ``most`` that the node could give, cards in whole cards."""
+def _stretched(node: Node, on: Placement, most: Amounts) -> Amounts:
+    """The amounts up to ``most`` that the node could give to what stands ``on`` it."""
     wanted = {}
-    for resource, amount in has.items():
-        more = min(most.get(resource, amount) - amount, free(node, resource))
-        if resource in CARD_RESOURCES:
-            more = more // CARD * CARD if amount >= CARD else 0
-        wanted[resource] = amount + max(0, more)
+    for resource, amount in on.amounts.items():
+        more = max(0, min(most.get(resource, amount) - amount, free(node, resource)))
+        if more and resource in CARD_RESOURCES:
+            more = _more_cards(node, on, resource, more)
+        wanted[resource] = amount + more
     return wanted
+
+
+def _more_cards(node: Node, on: Placement, resource: str, more: int) -> int:
+    """How much of ``more`` cards give without a move: a share what is free on its card, up to all of
+    that card, and whole cards other whole ones.
+    """
+    cards, used = node.cards.get(resource, {}), node.cards_in_use.get(resource, {})
+    own = (on.devices or {}).get(resource, {})
+    if not own.keys() <= cards.keys():
+        # A resize took one away: no more can be had without a move.
+        return 0
+    amount = on.amounts[resource]
+    filled = 0
+    if amount < CARD:
+        filled = min(more, *(cards[card] - used.get(card, 0) for card in own))
+        if amount + filled < CARD:
+            return filled
+    whole = sum(1 for card, size in cards.items() if size == CARD and not used.get(card))
+    return filled + min((more - filled) // CARD, whole) * CARD
 
 
 def stretch(
@@ -45,12 +65,17 @@ def stretch(
     most = asking.request.most
     if most is None or len(placements) != 1:
         return placements
-    most = {r: amount for r, amount in most.items() if not _others(book, space, asking.id, r)}
     node = space.nodes[placements[0].node].plus(placements[0], 1)
-    wanted = _stretched(node, placements[0].amounts, _within_quota(book, asking, {}, most))
+    wanted = _stretched(node, placements[0], _within_quota(book, asking, {}, most))
+    has = placements[0].amounts
+    grows = [r for r in has if wanted[r] > has[r]]
+    awaited, held_up = _awaited(book, space, grows, asking.id) if grows else (set[str](), [])
+    for resource in grows:
+        if resource in awaited or _takes_from(book, asking, resource, held_up):
+            wanted[resource] = has[resource]
     if _over_quota(book, asking, wanted):
         return placements
-    larger = place_again(node, placements[0], wanted, shrinking=False)
+    larger = place_again(node, placements[0], wanted)
     return placements if larger is None else (larger,)
 
 
@@ -71,10 +96,52 @@ def _over_quota(book: Book, a: Allocation, more: Amounts) -> bool:
     return over_quota(book, a.tenant, a.holder, a.pool, more) is not None
 
 
-def _others(book: Book, space: Space, asking: str, resource: str) -> bool:
-    """Whether somebody else waits for a resource."""
-    own = book.allocations[asking].request.amounts.keys() if asking in space.waiting else ()
-    return any(count > (kind == own) for kind, count in space.kinds.items() if resource in kind)
+def _awaited(
+    book: Book, space: Space, resources: Collection[str], asking: str | None = None
+) -> tuple[set[str], list[Allocation]]:
+    """Those of the resources that somebody other than ``asking`` waits for; and, of those who wait for
+    the others but are held up by a quota of their own, one for each that are alike.
+    """
+    own: Collection[str] = ()
+    if asking is not None and asking in space.waiting:
+        own = book.allocations[asking].request.amounts.keys()
+    kinds = [kind for kind, count in space.kinds.items() if count > (kind == own)]
+    awaited = {resource for resource in resources if any(resource in kind for kind in kinds)}
+    if not awaited or not book.quotas or space.parent is not None:
+        return awaited, []
+    unsettled = set(awaited)
+    seen: set[object] = set()
+    verdicts: dict[str, bool] = {}
+    held_up = []
+    for waiting_id in space.waiting:
+        waiting = book.allocations[waiting_id]
+        amounts = waiting.request.amounts
+        if unsettled.isdisjoint(amounts) or waiting_id == asking:
+            continue
+        # Those who are alike are asked about once, since this may have to look at all who wait.
+        like = (waiting.tenant, waiting.holder, waiting.gang, *amounts.items())
+        if like in seen:
+            continue
+        seen.add(like)
+        place = waiting.gang or waiting_id
+        if place not in verdicts:
+            gang = [book.allocations[each] for each in space.gangs.get(place, (waiting_id,))]
+            asked = [(each.tenant, each.holder, each.request.amounts) for each in gang]
+            verdicts[place] = gang_over_quota(book, waiting.pool, asked) is not None
+        if verdicts[place]:
+            held_up.append(waiting)
+            continue
+        unsettled.difference_update(amounts)
+        if not unsettled:
+            break
+    return awaited - unsettled, held_up
+
+
+def _takes_from(book: Book, a: Allocation, resource: str, held_up: list[Allocation]) -> bool:
+    """Whether what one gets of a resource is missing in a quota that holds up somebody else too."""
+    return any(
+        resource in each.request.amounts and in_common(book, a, each, resource) for each in held_up
+    )
 
 
 def stretchy(book: Book, space: Space, node: str | None = None) -> list[Allocation]:
@@ -148,7 +215,7 @@ def at_least(node: Node, there: list[Allocation]) -> tuple[Node, dict[str, Place
     """A node with all that is stretched there at its least, and id → what each holds there then."""
     least: dict[str, Placement] = {}
     for a in _most_stretched(there):
-        smaller = place_again(node, a.placements[0], a.request.amounts, shrinking=True)
+        smaller = place_again(node, a.placements[0], a.request.amounts)
         if smaller is not None:
             node = node.plus(a.placements[0], -1).plus(smaller, 1)
             least[a.id] = smaller
@@ -165,29 +232,63 @@ def shrink_on(
     """Shrink those on a node, most stretched first, until all ``parts`` fit; the node then, or None.
 
     By no more than is missing; where that is not enough, as with shares that need a card each, down
-    to their least. Undrafts what was in vain.
+    to their least. Nobody is shrunk in vain.
     """
     asked: Amounts = {}
     for part in parts:
         for resource, amount in part.items():
             asked[resource] = asked.get(resource, 0) + amount
-    kept, position = len(draft.events), draft.position
     for to_least in (False, True):
         smaller = node
+        shrunk: _Shrunk = []
         for a in _most_stretched(there):
             missing = _needed(smaller, asked)
             if fits(smaller, parts) if to_least else not missing:
                 break
             wanted = a.request.amounts if to_least else _without(a, missing)
-            placed = place_again(smaller, a.placements[0], wanted, shrinking=True)
+            placed = place_again(smaller, a.placements[0], wanted)
             if wanted != a.amounts and placed is not None:
                 smaller = smaller.plus(a.placements[0], -1).plus(placed, 1)
-                draft.on(a, Adjusted(wanted, a.amounts, (placed,), LEDGER, "shrunk to make room"))
+                shrunk.append((a, placed))
         if fits(smaller, parts):
+            if not CARD_RESOURCES.isdisjoint(asked):
+                smaller, shrunk = _not_in_vain(
+                    node, smaller, shrunk, lambda node: fits(node, parts)
+                )
+            for a, placed in shrunk:
+                adjusted = Adjusted(
+                    placed.amounts, a.amounts, (placed,), LEDGER, "shrunk to make room"
+                )
+                draft.on(a, adjusted)
             return smaller
-        del draft.events[kept:]
-        draft.position = position
     return None
+
+
+_Shrunk = list[tuple[Allocation, Placement]]
+"""Who is shrunk, in that order, and what each holds then."""
+
+
+def _not_in_vain(
+    node: Node, smaller: Node, shrunk: _Shrunk, enough: Callable[[Node], bool]
+) -> tuple[Node, _Shrunk]:
+    """The node, and those who are shrunk on it, without those whose cards do not help: for that the
+    card has to be the right one. Those who are the most stretched give back first.
+    """
+    needed = []
+    for a, placed in reversed(shrunk):
+        as_it_was = smaller.plus(placed, -1).plus(a.placements[0], 1)
+        if enough(as_it_was):
+            smaller = as_it_was
+        else:
+            needed.append((a, placed.amounts))
+    kept: _Shrunk = []
+    for a, amounts in reversed(needed):
+        # Anew, since a placement says what the node has in use after it.
+        again = place_again(node, a.placements[0], amounts)
+        assert again is not None
+        node = node.plus(a.placements[0], -1).plus(again, 1)
+        kept.append((a, again))
+    return node, kept
 
 
 def _without(a: Allocation, missing: Amounts) -> Amounts:
@@ -196,7 +297,8 @@ def _without(a: Allocation, missing: Amounts) -> Amounts:
     for resource, amount in a.amounts.items():
         excess = amount - a.request.amounts[resource]
         give = min(missing.get(resource, 0), excess)
-        if resource in CARD_RESOURCES and give:
+        if resource in CARD_RESOURCES and amount > CARD:
+            # Of several cards only whole ones can be given back; of one card any part of it.
             give = min(-(-give // CARD) * CARD, excess)
         wanted[resource] = amount - give
     return wanted
@@ -206,21 +308,31 @@ def next_growth(book: Book, space: Space, now: int) -> Draft | None:
     """Stretch one elastic allocation into what is free, or None. Who waits for it comes first."""
     if not space.elastic or (space.parent is None and book.pools[space.key].closed):
         return None
-    wanted_by_others = {resource for kind in space.kinds for resource in kind}
+    awaited: dict[str, bool] = {}
+    held_up: list[Allocation] = []
     for a in stretchy(book, space):
         node = space.nodes[a.placements[0].node]
         most = a.request.most
         if most is None or node.cordoned:
             continue
-        room = {r: m for r, m in most.items() if r not in wanted_by_others}
-        room = _within_quota(book, a, a.amounts, room)
-        wanted = _stretched(node, a.amounts, room)
+        most = _within_quota(book, a, a.amounts, most)
+        wanted = _stretched(node, a.placements[0], most)
+        grows = [r for r, amount in wanted.items() if amount > a.amounts[r]]
+        # Only what could grow is asked about: to answer that, all who wait may have to be looked at.
+        new = [r for r in grows if r not in awaited]
+        if new:
+            found, blocked = _awaited(book, space, new)
+            awaited |= {r: r in found for r in new}
+            held_up += blocked
+        for resource in grows:
+            if awaited[resource] or _takes_from(book, a, resource, held_up):
+                wanted[resource] = a.amounts[resource]
         if wanted == a.amounts:
             continue
         more = {r: v - a.amounts[r] for r, v in wanted.items() if v > a.amounts[r]}
         if _over_quota(book, a, more):
             continue
-        larger = place_again(node, a.placements[0], wanted, shrinking=False)
+        larger = place_again(node, a.placements[0], wanted)
         if larger is not None:
             draft = Draft(book, now)
             draft.on(a, Adjusted(wanted, a.amounts, (larger,), LEDGER, "stretched"))

@@ -1,7 +1,9 @@
 """Quotas: limits on what a tenant, or one holder of it, holds at once.
 
-A quota is hard, unless its tenant is in a cohort: then the cohort's tenants together may hold what
-their quotas come to, so that one borrows what another leaves unused, until its owner asks for it.
+A quota is hard, unless its tenant is in a cohort: then it may borrow what the others leave unused, as
+long as all together hold no more than their quotas come to. An owner gets its own at once where there is
+room, whatever is lent; who borrows gives back only when that capacity is needed. Until then they hold
+more together than their quotas come to. What draws on another allocation counts against no quota.
 """
 
 from __future__ import annotations
@@ -122,6 +124,23 @@ def headroom(book: Book, tenant: str, holder: str, pool: str, resource: str) -> 
             room = max(room, together[resource] - has.get(resource, 0))
         rooms.append(max(0, room))
     return min(rooms, default=None)
+
+
+def in_common(book: Book, one: Allocation, other: Allocation, resource: str) -> bool:
+    """Whether a quota limits both in a resource, so that what the one gets of it the other does not.
+
+    Two of one tenant may have the tenant's in common, or the holder's; those of a cohort what they lend.
+    """
+    same = one.tenant == other.tenant
+    for where in (None, one.pool):
+        cohort = book.cohorts.get((one.tenant, where))
+        kin = cohort is not None and cohort == book.cohorts.get((other.tenant, where))
+        limited = [book.quotas.get((one.tenant, None, where), {})] if same or kin else []
+        if same and one.holder == other.holder:
+            limited.append(book.quotas.get((one.tenant, one.holder, where), {}))
+        if any(resource in limits for limits in limited):
+            return True
+    return False
 
 
 Leaving = dict[tuple[str, str | None], Amounts]

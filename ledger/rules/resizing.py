@@ -8,25 +8,20 @@ from ledger.rules.capacity import place_on
 
 
 def place_again(
-    node: Node,
-    old: Placement,
-    wanted: Amounts,
-    *,
-    shrinking: bool,
-    keep: Devices | None = None,
+    node: Node, old: Placement, wanted: Amounts, *, keep: Devices | None = None
 ) -> Placement | None:
     """The new placement on the node that holds the old one, on the old one's cards.
 
-    None where it does not fit, or could only grow by moving to other cards. Of a shrinking one, those
-    in ``keep`` stay where not all can. What does not grow always fits, also on a node that a resize
-    has left over-committed: only then can it heal.
+    None where what grows does not fit, or could only grow by moving to other cards. Of what shrinks,
+    the cards in ``keep`` stay where not all can. What does not grow always fits, also on a node that a
+    resize, or use outside the ledger, has left over-committed: only then can it heal.
     """
-    without = node.plus(old, -1)
-    if shrinking:
-        return place_on(_roomy(without, node.in_use, old), wanted, keep or old.devices)
-    still = {r: node.in_use[r] for r, a in wanted.items() if a <= old.amounts.get(r, 0)}
-    capacity = {r: max(c, still.get(r, 0)) for r, c in without.capacity.items()}
-    placed = place_on(without.sized(capacity), wanted, old.devices)
+    still = {
+        resource for resource, amount in wanted.items() if amount <= old.amounts.get(resource, 0)
+    }
+    cards = dict(old.devices or {})
+    first = {**cards, **{r: on for r, on in (keep or {}).items() if r in still}}
+    placed = place_on(_roomy(node, old, still), wanted, first)
     return None if placed is None or _moved(old, placed) else placed
 
 
@@ -40,11 +35,25 @@ def _moved(old: Placement, new: Placement) -> bool:
     return False
 
 
-def _roomy(node: Node, in_use: Amounts, old: Placement) -> Node:
-    capacity = {r: max(node.capacity.get(r, 0), amount) for r, amount in in_use.items()}
-    cards = {
-        resource: dict.fromkeys(shares, CARD) for resource, shares in (old.devices or {}).items()
-    }
+def _roomy(node: Node, old: Placement, still: set[str]) -> Node:
+    """The node without the old placement, and with room for what is ``still`` to lie there, on its
+    cards alone.
+    """
+    without = node.plus(old, -1)
+    capacity, cards = dict(node.capacity), dict(node.cards)
+    for resource in still:
+        taken = node.in_use[resource] + node.outside.get(resource, 0)
+        capacity[resource] = max(capacity.get(resource, 0), taken)
+        if old.devices and resource in old.devices:
+            cards[resource] = dict.fromkeys(old.devices[resource], CARD)
     return Node(
-        node.name, capacity, node.labels, cards, node.in_use, node.cards_in_use, node.cordoned
+        node.name,
+        capacity,
+        node.labels,
+        cards,
+        without.in_use,
+        without.cards_in_use,
+        node.cordoned,
+        node.outside,
+        node.outside_basis,
     )

@@ -208,7 +208,7 @@ def _on_adjust(model: Model, command: Adjust, held: Held) -> set[str]:
         reasons.add("quota_exceeded")
     if model.in_the_way(held.pool, held.parent, grown):
         reasons.add("reserved_for_waiting")
-    if not grows_on(site, held.amounts, held.cards, wanted):
+    if site.cordoned or not grows_on(site, held.amounts, held.cards, wanted):
         reasons.add("insufficient_capacity")
     if not could_fit(site, grown):
         reasons.add("exceeds_pool")
