@@ -172,7 +172,8 @@ class Book:
     """The current state: pools, live and waiting allocations, quotas, tasks, alerts.
 
     ``quotas``: (tenant, holder, pool) → limits; ``cohorts``: (tenant, pool) → the cohort in which that
-    tenant's quota may be borrowed.
+    tenant's quota may be borrowed. ``touched``: how many leases were changed since the last checkpoint
+    by events that change many; whoever folds has that much more to do than there are events.
 
     Ended allocations and command ids are not carried: the log's indexes know them.
     """
@@ -195,6 +196,7 @@ class Book:
         "recorded_at",
         "rules",
         "tasks",
+        "touched",
     )
 
     def __init__(self) -> None:
@@ -204,6 +206,7 @@ class Book:
         self.position = 0
         self.recorded_at = 0
         self.checkpoint = 0
+        self.touched = 0
         self.pools: dict[str, Pool] = {}
         self.allocations: dict[str, Allocation] = {}
         self.lent: dict[str, Space] = {}
@@ -221,7 +224,7 @@ class Book:
         copy = Book()
         copy.ledger_id, copy.epoch, copy.rules = self.ledger_id, self.epoch, self.rules
         copy.position, copy.recorded_at = self.position, self.recorded_at
-        copy.checkpoint = self.checkpoint
+        copy.checkpoint, copy.touched = self.checkpoint, self.touched
         copy.pools = {name: pool.fork() for name, pool in self.pools.items()}
         copy.allocations = self.allocations.copy()
         copy.lent = {name: space.fork() for name, space in self.lent.items()}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from ledger.accounts import evolve_allocation, join_line, note_refused
-from ledger.advance import advance, changed
+from ledger.accounts import REMINDERS_SPARE, evolve_allocation, join_line, note_refused
+from ledger.advance import advance
 from ledger.book import REFUSAL_WINDOW_NS, Book, Pool
 from ledger.errors import LedgerCorrupt
 from ledger.events import (
@@ -62,16 +62,19 @@ __all__ = ["advance", "evolve", "refusal_key"]
 HOLDERS_REMEMBERED = 10_000
 
 
-def _renew_many(book: Book, event: Event, body: Renewed) -> None:
-    for allocation_id in body.allocations:
-        before = book.allocations[allocation_id]
-        after = changed(before, event)
-        book.allocations[allocation_id] = after
-        book.set_due(after)
+def _renew_many(book: Book, body: Renewed) -> None:
+    book.touched += len(body.allocations)
+    for allocation_id, until in zip(body.allocations, body.ends, strict=True):
+        renewed = replace(book.allocations[allocation_id], lease_until=until)
+        book.allocations[allocation_id] = renewed
+        book.set_due(renewed)
+    if len(book.due) > 2 * len(book.allocations) + REMINDERS_SPARE:
+        book.renew_reminders()
 
 
 def _extend_time(book: Book, body: TimeExtended) -> None:
     """Every deadline that was still ahead when the gap began moves by the gap."""
+    book.touched += len(book.allocations)
     for allocation_id, a in book.allocations.items():
         lease = a.lease_until
         deadline = a.deadline
@@ -261,7 +264,7 @@ def evolve(book: Book, event: Event) -> None:
             evolve_allocation(book, event)
         case Renewed():
             if event.allocation is None:
-                _renew_many(book, event, body)
+                _renew_many(book, body)
             else:
                 evolve_allocation(book, event)
         case Expired() | Queued() | Reclaimed() | Withdrawn():
@@ -277,6 +280,7 @@ def evolve(book: Book, event: Event) -> None:
             pass
         case Checkpointed():
             book.checkpoint = event.position
+            book.touched = 0
         case CapacityObserved():
             assert pool is not None
             _observe(pool, body)

@@ -47,6 +47,9 @@ from ledger.rules.facts import Known, by_key, keys_of
 from ledger.rules.prospects import prospect
 from ledger.step import Step, is_due, note, record_facts, settle_due, take_step
 
+TOUCHED_BEFORE_CHECKPOINT = 4
+"""How often as many leases as there are may be touched by events of many before the next checkpoint."""
+
 Repeats = dict[int, tuple[Event, int]]
 """Position of a refusal → its first repeat, and how many there were."""
 
@@ -162,9 +165,19 @@ class Work:
                 return False
         if self.repeats:
             self._flush_repeats(flush)
-        if self.book.position - self.book.checkpoint >= checkpoint_every:
+        if self._is_far_from_checkpoint(checkpoint_every):
             self._checkpoint()
         return True
+
+    def _is_far_from_checkpoint(self, every: int) -> bool:
+        """Whether there is much to fold since the last: many events, or some that touch many leases at
+        once. But these do not count before there are some times as many as are in the book, which a
+        checkpoint writes down whole.
+        """
+        book = self.book
+        if book.position - book.checkpoint >= every:
+            return True
+        return book.touched >= max(every, TOUCHED_BEFORE_CHECKPOINT * len(book.allocations))
 
     def _checkpoint(self) -> None:
         data = dump(self.book)

@@ -788,6 +788,35 @@ def test_checkpoints_stand_in_the_log_with_the_digest_of_a_fold(
     check_whole(ledger.writer)
 
 
+def test_events_that_touch_many_leases_bring_the_next_checkpoint_sooner(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "CHECKPOINT_EVERY", 100)
+    for _ in range(30):
+        ledger.got(cpu=1)
+    begun = len(ledger.events())
+    for number in range(10):
+        renewal = c.RenewHolder(
+            command_id=f"r{number}", holder="h1", ttl_ns=(2_000 + number) * SECOND
+        )
+        assert ledger.do(renewal).outcome == "renewed"
+    # Four times the 30 leases are more than 100, and are touched by four events.
+    assert ledger.types()[begun:] == [
+        *["renewed"] * 4,
+        "checkpointed",
+        *["renewed"] * 4,
+        "checkpointed",
+        *["renewed"] * 2,
+    ]
+    # Who opens the ledger anew counts the same, from the events that it folds.
+    ledger.reopen()
+    for number in range(10, 13):
+        ledger.do(
+            c.RenewHolder(command_id=f"r{number}", holder="h1", ttl_ns=9_000 * SECOND + number)
+        )
+    assert ledger.types()[-3:] == ["renewed", "checkpointed", "renewed"]
+
+
 # --- listeners ---------------------------------------------------------------------------------------
 
 
