@@ -59,17 +59,33 @@ def renewed_until(allocation: Allocation, ttl_ns: int | None, now: int) -> int |
     return until
 
 
-def descendants(book: Book, allocation_id: str) -> list[Allocation]:
-    """Everything that draws on an allocation, the innermost first."""
+def descendants(book: Book, allocation_id: str, ended: Collection[str] = ()) -> list[Allocation]:
+    """Everything that draws on an allocation, the innermost first.
+
+    Of the allocations that draw on the same one, the earlier come first, each after all that draws
+    on it. How deep they draw on one another is not limited, so nothing here calls itself. Neither
+    what has ``ended`` nor what draws on it is looked at.
+    """
+    found: list[Allocation] = []
+    look = _children(book, allocation_id)
+    while look:
+        # Each before what draws on it, and of the same one the latest first: the order from its end.
+        each = look.pop()
+        if each.id not in ended:
+            found.append(each)
+            look += _children(book, each.id)
+    found.reverse()
+    return found
+
+
+def _children(book: Book, allocation_id: str) -> list[Allocation]:
+    """What draws on an allocation itself, the earliest first."""
     space = book.lent.get(allocation_id)
     if space is None:
         return []
     ids = {each for there in space.standing.values() for each in there} | space.waiting.keys()
     children = [book.allocations[each] for each in ids if each in book.allocations]
-    found: list[Allocation] = []
-    for child in sorted(children, key=lambda each: each.position):
-        found += [*descendants(book, child.id), child]
-    return found
+    return sorted(children, key=lambda each: each.position)
 
 
 def stands_since(allocation: Allocation, now: int) -> int:
@@ -88,8 +104,11 @@ def stands_since(allocation: Allocation, now: int) -> int:
 def end_descendants(
     book: Book, draft: Draft, allocation: Allocation, at: int, ended: Collection[str] = ()
 ) -> list[str]:
-    """What draws on an allocation ends with it, before it; the ids, but for what has ``ended``."""
-    family = [child for child in descendants(book, allocation.id) if child.id not in ended]
+    """What draws on an allocation ends with it, before it; the ids, but for what has ``ended``.
+
+    What draws on something that has ended must have ended as well.
+    """
+    family = descendants(book, allocation.id, ended)
     for child in family:
         reason = f"{allocation.id}, which it drew on, ended"
         # A crash that is seen late may lie before what was still granted: nothing ends before it began.

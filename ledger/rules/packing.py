@@ -7,6 +7,7 @@ the search exhausts fits nowhere; where it is cut off, nobody knows.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
 from ledger.mix import Mix, shape_of
@@ -118,10 +119,16 @@ def _enough(space: Space, wishes: Sequence[Wish]) -> bool:
     return all(sum(free(node, r) for node in open_) >= amount for r, amount in asked.items())
 
 
+_Look = tuple[object, ...]
+_Choice = tuple[int, list[Amounts], int]
+"""The place of a wish in the order, the parts that it is placed in, and the number of one of them."""
+
+
 class _Search:
     """A search of all ways to place the wishes, but for those that differ by nothing that counts.
 
-    ``cut`` says that it ended for want of steps.
+    ``cut`` says that it ended for want of steps. A spread has up to as many parts as there are nodes,
+    so what was chosen for one part after another stands in a list: nothing here calls itself.
     """
 
     def __init__(self, space: Space, wishes: Sequence[Wish], steps: int) -> None:
@@ -133,30 +140,44 @@ class _Search:
         # Those of a batch want different things, so they may be kept off different nodes.
         which = [(shape_of(wish.request)[1], frozenset(wish.barred)) for wish in wishes]
         distinct = dict(zip(which, wishes, strict=True))
-        # Nodes that suit the same wishes and have the same left are one as good as the other.
         allowed = {
             key: {n.name for n in eligible(self._nodes, wish)} for key, wish in distinct.items()
         }
         self._suits = [tuple(n.name in names for names in allowed.values()) for n in self._nodes]
-        numbers = {
-            key: [i for i, n in enumerate(self._nodes) if n.name in names]
-            for key, names in allowed.items()
-        }
-        self._candidates = [numbers[key] for key in which]
+        self._kinds = [list(allowed).index(key) for key in which]
+        self._most = [len(allowed[key]) for key in which]
+        # Nodes that suit the same wishes and have the same left are one as good as the other.
+        self._alike: dict[tuple[bool, ...], dict[_Look, list[int]]] = {}
+        for number, node in enumerate(self._nodes):
+            looks = self._alike.setdefault(self._suits[number], {})
+            looks.setdefault(self._look(node), []).append(number)
         order = largest_first([wish.request for wish in wishes], space.totals)
-        self._order = sorted(order, key=lambda i: (len(self._candidates[i]), order.index(i)))
+        self._order = sorted(order, key=lambda i: (self._most[i], order.index(i)))
         self._found: list[list[Placement]] = [[] for _ in wishes]
+        # The numbers of the nodes of what was found, in the order in which they were chosen.
+        self._used: list[dict[int, None]] = [{} for _ in wishes]
 
     def run(self) -> Packed | None:
         """A way to place them all, or None."""
-        return [tuple(each) for each in self._found] if self._place(0) else None
+        chosen = [self._begin(0)]
+        while chosen and not self.cut:
+            choice = next(chosen[-1], None)
+            if choice is None:
+                chosen.pop()
+                continue
+            at, parts, number = choice
+            if number + 1 < len(parts):
+                chosen.append(self._part(at, parts, number + 1))
+            elif at + 1 < len(self._order):
+                chosen.append(self._begin(at + 1))
+            else:
+                return [tuple(each) for each in self._found]
+        return None
 
-    def _place(self, at: int) -> bool:
-        """Place the wish at a place of the order, and all after it."""
-        if at == len(self._order):
-            return True
-        index = self._order[at]
-        return any(self._part(at, parts, 0) for parts in self._ways(index))
+    def _begin(self, at: int) -> Iterator[_Choice]:
+        """Place the first part of the wish at a place of the order, in each way there is."""
+        for parts in self._ways(self._order[at]):
+            yield from self._part(at, parts, 0)
 
     def _ways(self, index: int) -> Iterator[list[Amounts]]:
         """The parts in which a wish may be placed, on as many different nodes."""
@@ -164,59 +185,69 @@ class _Search:
         if request.spread is None:
             yield [request.amounts]
             return
-        most = len(self._candidates[index])
+        most = self._most[index]
         for count in [request.spread] if request.spread else range(1, most + 1):
             parts = shares_of(request.amounts, count)
             if parts is not None:
                 yield parts
 
-    def _part(self, at: int, parts: list[Amounts], number: int) -> bool:
-        if number == len(parts):
-            return self._place(at + 1)
+    def _part(self, at: int, parts: list[Amounts], number: int) -> Iterator[_Choice]:
+        """Place one part in each way there is; whoever asks for the next takes back the one before."""
         index, part = self._order[at], parts[number]
-        mine = self._found[index]
-        used = {placement.node for placement in mine}
-        least = self._least(at, parts, number)
-        tried: set[object] = set()
-        for each in self._candidates[index]:
+        mine, used = self._found[index], self._used[index]
+        for each in self._first_alike(index, self._least(at, parts, number)):
             node = self._nodes[each]
-            if each < least or node.name in used:
-                continue
-            look = self._look(each)
-            if look in tried:
-                continue
-            tried.add(look)
             for placement in self._on(node, part):
-                self._nodes[each] = node.plus(placement, 1)
+                self._replace(each, node.plus(placement, 1))
                 mine.append(placement)
-                if self._part(at, parts, number + 1):
-                    return True
+                used[each] = None
+                yield at, parts, number
+                del used[each]
                 mine.pop()
-                self._nodes[each] = node
-            if self.cut:
-                return False
-        return False
+                self._replace(each, node)
+
+    def _first_alike(self, index: int, least: int) -> list[int]:
+        """The first from ``least`` on of each kind of nodes that a wish may use, in their order."""
+        kind, used = self._kinds[index], self._used[index]
+        found = []
+        for suits, looks in self._alike.items():
+            if suits[kind]:
+                for numbers in looks.values():
+                    since = bisect_left(numbers, least)
+                    while since < len(numbers) and numbers[since] in used:
+                        since += 1
+                    if since < len(numbers):
+                        found.append(numbers[since])
+        return sorted(found)
+
+    def _replace(self, each: int, node: Node) -> None:
+        """Another value in the place of a node."""
+        looks = self._alike[self._suits[each]]
+        old = self._look(self._nodes[each])
+        alike = looks[old]
+        del alike[bisect_left(alike, each)]
+        if not alike:
+            del looks[old]
+        insort(looks.setdefault(self._look(node), []), each)
+        self._nodes[each] = node
 
     def _least(self, at: int, parts: list[Amounts], number: int) -> int:
         """The first node to try: of equal parts, and of equal wishes, the order makes no difference."""
-        previous: Placement | None = None
+        before: int | None = None
         if number and parts[number] == parts[number - 1]:
-            previous = self._found[self._order[at]][-1]
+            before = self._order[at]
         elif at and len(parts) == 1:
             one, other = (self._wishes[self._order[i]].request for i in (at, at - 1))
             if one.spread is other.spread is None and shape_of(one) == shape_of(other):
-                previous = self._found[self._order[at - 1]][-1]
-        if previous is None:
-            return 0
-        return next(i for i, node in enumerate(self._nodes) if node.name == previous.node)
+                before = self._order[at - 1]
+        return 0 if before is None else next(reversed(self._used[before]))
 
-    def _look(self, each: int) -> object:
-        """What tells a node from another for the wishes that are to be placed."""
-        node = self._nodes[each]
+    def _look(self, node: Node) -> _Look:
+        """What tells a node from others that suit the same wishes."""
         rooms = tuple(
             tuple(sorted(_rooms(node, r).values())) for r in self._resources if r in CARD_RESOURCES
         )
-        return self._suits[each], rooms, tuple(free(node, r) for r in self._resources)
+        return rooms, tuple(free(node, r) for r in self._resources)
 
     def _on(self, node: Node, part: Amounts) -> Iterator[Placement]:
         """The ways to place a part on a node: one, but for shares of cards with different room."""

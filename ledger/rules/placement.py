@@ -7,14 +7,14 @@ roll-out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
 from ledger.mix import Mix
 from ledger.nodes import Node
 from ledger.policy import Policy
 from ledger.requests import CARD, CARD_RESOURCES, Amounts, Placement, Request
-from ledger.rules.capacity import carries, fits_empty, place_on
+from ledger.rules.capacity import carries, fits_empty, free, place_on
 from ledger.rules.strategies import STRATEGIES, Wish, eligible
 from ledger.spaces import Space
 
@@ -25,6 +25,7 @@ __all__ = [
     "eligible",
     "on_node",
     "place",
+    "runs_of",
     "seed_for",
     "seed_of",
     "shares_of",
@@ -79,12 +80,7 @@ def place(
     if spread is None:
         placement = _one(space, mix, wish, wanted)
         return None if placement is None else (placement,)
-    if spread:
-        return _spread_over(space, mix, wish, wanted, spread)
-    for count in range(1, len(space.nodes) + 1):
-        shares = shares_of(wanted, count)
-        if shares is None:
-            continue
+    for count in [spread] if spread else _counts_now(space, wish, wanted):
         found = _spread_over(space, mix, wish, wanted, count)
         if found is not None:
             return found
@@ -92,18 +88,111 @@ def place(
 
 
 def shares_of(amounts: Amounts, count: int) -> list[Amounts] | None:
-    """Amounts in ``count`` parts as even as whole units (whole cards) allow; None where one is empty."""
-    parts: list[Amounts] = [{} for _ in range(count)]
-    for resource, amount in amounts.items():
-        unit = CARD if resource in CARD_RESOURCES else 1
-        if amount % unit:
-            return None
-        each, rest = divmod(amount // unit, count)
-        if not each:
-            return None
-        for index, part in enumerate(parts):
-            part[resource] = (each + (index < rest)) * unit
+    """Amounts in ``count`` parts as even as whole units (whole cards) allow; None where one is empty.
+
+    Equal parts are one object.
+    """
+    runs = runs_of(amounts, count)
+    if runs is None:
+        return None
+    parts: list[Amounts] = []
+    for part, times in runs:
+        parts += [part] * times
     return parts
+
+
+def runs_of(amounts: Amounts, count: int) -> list[tuple[Amounts, int]] | None:
+    """:func:`shares_of` with each part once and how many there are of it, the largest first.
+
+    No part has more of anything than the one before it, and there are no more runs than resources and
+    one: the parts of each resource differ by one unit at most, and the larger come first.
+    """
+    shares = []
+    for resource, amount in amounts.items():
+        unit = _unit(resource)
+        each, rest = divmod(amount // unit, count)
+        if amount % unit or not each:
+            return None
+        shares.append((resource, unit, each, rest))
+    runs: list[tuple[Amounts, int]] = []
+    since = 0
+    for until in sorted({rest for *_, rest in shares if rest} | {count}):
+        part = {r: (each + (since < rest)) * unit for r, unit, each, rest in shares}
+        runs.append((part, until - since))
+        since = until
+    return runs
+
+
+def _unit(resource: str) -> int:
+    """The least amount that a part may have: cards are not split between nodes."""
+    return CARD if resource in CARD_RESOURCES else 1
+
+
+def _units_empty(node: Node, resource: str) -> int:
+    """How many units of a resource the node could give if nothing were in use."""
+    capacity = node.capacity.get(resource, 0)
+    if resource not in CARD_RESOURCES:
+        return capacity
+    whole = sum(size == CARD for size in node.cards.get(resource, {}).values())
+    return min(capacity // CARD, whole)
+
+
+def _units_now(node: Node, resource: str) -> int:
+    """How many units of a resource the node could give now."""
+    if resource not in CARD_RESOURCES:
+        return free(node, resource)
+    used = node.cards_in_use.get(resource, {})
+    cards = node.cards.get(resource, {}).items()
+    whole = sum(size == CARD and not used.get(card) for card, size in cards)
+    return min(free(node, resource) // CARD, whole)
+
+
+def _counts(asked: list[int], nodes: Iterable[list[int]], counts: range) -> Iterator[int]:
+    """Of these numbers of parts (rising), those for which enough nodes take the parts at both ends.
+
+    ``asked`` and what each of the ``nodes`` has are units, by resource: as many nodes as there are
+    parts have to take the smallest of them, and as many as there are of the largest that one. Of u
+    units the smallest of c parts has ⌊u ∕ c⌋ and the largest ⌈u ∕ c⌉, so a node that has k takes the
+    smallest from c = ⌊u ∕ (k + 1)⌋ + 1 parts on and the largest from ⌈u ∕ k⌉ on. Sorted, these say for
+    each c how many nodes do, without a look at each node for each c.
+    """
+    small, large = [], []
+    for has in nodes:
+        pairs = list(zip(asked, has, strict=True))
+        small.append(max(u // (k + 1) + 1 for u, k in pairs))
+        if all(has):
+            large.append(max(-(-u // k) for u, k in pairs))
+    small.sort()
+    large.sort()
+    takes_small = takes_large = 0
+    for count in counts[: max(0, min(asked) + 1 - counts.start)]:
+        while takes_small < len(small) and small[takes_small] <= count:
+            takes_small += 1
+        while takes_large < len(large) and large[takes_large] <= count:
+            takes_large += 1
+        if takes_small >= count:
+            largest = min((rest for u in asked if (rest := u % count)), default=count)
+            if takes_large >= largest:
+                yield count
+
+
+def _asked_units(amounts: Amounts) -> list[int] | None:
+    """Amounts in units, or None where they cannot be split: a share of a card is not."""
+    if any(amount % _unit(resource) for resource, amount in amounts.items()):
+        return None
+    return [amount // _unit(resource) for resource, amount in amounts.items()]
+
+
+def _counts_now(space: Space, wish: Wish, amounts: Amounts) -> Iterator[int]:
+    """Over how many nodes to try to spread, the fewest first: as many as may take the parts now."""
+    # One node is mostly enough, and no other need be looked at then.
+    yield 1
+    asked = _asked_units(amounts)
+    if asked is None:
+        return
+    nodes = eligible(space.nodes.values(), wish)
+    has = ([_units_now(node, resource) for resource in amounts] for node in nodes)
+    yield from _counts(asked, has, range(2, len(space.nodes) + 1))
 
 
 def _spread_over(
@@ -130,16 +219,12 @@ def could_ever_fit(nodes: Iterable[Node], request: Request) -> bool:
     if request.spread is None:
         select, amounts = request.select, request.amounts
         return any(fits_empty(node, amounts) for node in nodes if carries(node, select))
+    asked = _asked_units(request.amounts)
+    if asked is None:
+        return False
     fitting = [node for node in nodes if carries(node, request.select)]
-    counts = [request.spread] if request.spread else range(1, len(fitting) + 1)
-    for count in counts:
-        parts = shares_of(request.amounts, count)
-        # Parts differ by one unit at most and the larger come first: the nodes that take the larger
-        # are among those that take the smaller, so counting both is enough.
-        if (
-            parts is not None
-            and sum(fits_empty(n, parts[-1]) for n in fitting) >= count
-            and sum(fits_empty(n, parts[0]) for n in fitting) >= sum(p == parts[0] for p in parts)
-        ):
-            return True
-    return False
+    most = request.spread or len(fitting)
+    has = ([_units_empty(node, resource) for resource in request.amounts] for node in fitting)
+    # No part has more of anything than the one before it: the nodes that take the larger are among
+    # those that take the smaller, so counting both is enough.
+    return any(_counts(asked, has, range(request.spread or 1, most + 1)))

@@ -8,6 +8,7 @@ the event did to an allocation and to who has what where, which
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
@@ -23,6 +24,11 @@ Handler = Callable[["Seen"], None]
 
 STORED_MAX = 2**63 - 1
 """The most that a cell holds: sums of times over many allocations stop there (292 years)."""
+BEYOND = "beyond"
+"""A column beside sums of amounts: JSON of those that no cell can hold, exactly; NULL mostly."""
+LOW = 2**32 - 1
+"""The lower half of the bits of a number."""
+_LONG = re.compile(r"\d{19}")
 ROWS_KEPT = 50_000
 """How many rows of one table are kept at hand from one chunk to the next."""
 
@@ -32,7 +38,8 @@ class Table:
     """A table: its columns (name → SQLite type), its key, and the columns of each index.
 
     Columns whose names stand in ``json`` hold JSON text. A ``clustered`` table is kept in the order of
-    its key (WITHOUT ROWID).
+    its key (WITHOUT ROWID). ``sums`` are columns whose values may come to more than a cell holds
+    (:data:`STORED_MAX`, up or down): they stop there, and column :data:`BEYOND` has what they are.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Table:
     indexes: tuple[str, ...] = ()
     json: tuple[str, ...] = ()
     clustered: bool = False
+    sums: tuple[str, ...] = ()
 
 
 class Span:
@@ -147,13 +155,23 @@ def as_json(value: Any) -> str | None:
 
 
 def from_json(text: str | None) -> Any:
-    """The inverse of :func:`as_json`."""
+    """The inverse of :func:`as_json`: of large numbers as well, which orjson would round."""
     if text is None:
         return None
-    try:
-        return orjson.loads(text)
-    except ValueError:
-        return json.loads(text)
+    return json.loads(text) if _LONG.search(text) else orjson.loads(text)
+
+
+def sum_sql(column: str) -> str:
+    """SQL that adds up a column of integers: SQLite's own sum fails where it passes 64 bits.
+
+    It is an integer up to there and beyond it REAL, of 15 digits.
+    """
+    return whole_sql(f"sum({column} >> 32)", f"sum({column} & {LOW})")
+
+
+def whole_sql(high: str, low: str) -> str:
+    """SQL of a sum whose numbers were added up in two halves: ``x >> 32`` and ``x &`` :data:`LOW`."""
+    return f"({high} + ({low} >> 32)) * {LOW + 1} + ({low} & {LOW})"
 
 
 def quoted(name: str) -> str:
@@ -177,6 +195,7 @@ class Rows:
         self._reader: sqlite3.Connection | None = None
         self._name = table.name
         self._json = [i for i, name in enumerate(table.columns) if name in table.json]
+        self._sums = [i for i, name in enumerate(table.columns) if name in table.sums]
 
     def bind(self, reader: sqlite3.Connection, suffix: str) -> None:
         """Read misses from here. What is kept is forgotten."""
@@ -202,6 +221,9 @@ class Rows:
         row = dict(zip(self.table.columns, values, strict=True))
         for name in self.table.json:
             row[name] = from_json(row[name])
+        if self._sums and row[BEYOND] is not None:
+            row.update(from_json(row[BEYOND]))
+            row[BEYOND] = None
         return row
 
     def _key(self, row: Row) -> Key:
@@ -281,16 +303,29 @@ class Rows:
             row = self._kept[key]
             if row is None:
                 gone.append(key)
-            elif self._json:
-                values = list(row.values())
-                for index in self._json:
-                    values[index] = as_json(values[index])
-                written.append(values)
-            else:
-                written.append(list(row.values()))
+                continue
+            values = list(row.values())
+            for index in self._json:
+                values[index] = as_json(values[index])
+            for index in self._sums:
+                if not -STORED_MAX <= values[index] <= STORED_MAX:
+                    self._stop(row, values)
+                    break
+            written.append(values)
         connection.executemany(self._write, written)
         if gone:
             connection.executemany(self._delete, gone)
+
+    def _stop(self, row: Row, values: list[Any]) -> None:
+        """Have the sums of a row that no cell holds stop, and say beside them what they are."""
+        columns = list(row)
+        beyond = {}
+        for index in self._sums:
+            value = values[index]
+            if not -STORED_MAX <= value <= STORED_MAX:
+                beyond[columns[index]] = value
+                values[index] = STORED_MAX if value > 0 else -STORED_MAX
+        values[columns.index(BEYOND)] = as_json(beyond)
 
     def clean(self) -> None:
         """What was flushed is committed."""

@@ -55,7 +55,7 @@ class Lives(Projection):
     """Allocations, and who had how much where in which interval."""
 
     name: ClassVar[str] = "allocations"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tables: ClassVar[tuple[Table, ...]] = (ALLOCATIONS, SPANS, NESTED_SPANS, POOL_KINDS)
 
     def __init__(self) -> None:

@@ -80,7 +80,7 @@ class _Parties(Projection):
     on another allocation nothing is added, since it is granted there.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     column: ClassVar[str]
 
     def __init__(self) -> None:

@@ -18,96 +18,27 @@ from projections.tables.base import (
     Table,
     each,
 )
-
-POOLS = Table(
-    "pools",
-    {
-        "pool": "TEXT",
-        "kind": "TEXT",
-        "consumable": "INTEGER",
-        "closed": "INTEGER",
-        "nodes": "INTEGER",
-        "opened_at": "INTEGER",
-        "closed_at": "INTEGER",
-        "refilled_at": "INTEGER",
-        "basis": "TEXT",
-        "policy": "TEXT",
-    },
-    ("pool",),
-    (),
-    ("policy",),
+from projections.tables.pool_tables import (
+    CAPACITY,
+    DEVICES,
+    NODE_RESOURCES,
+    NODES,
+    POOL_RESOURCES,
+    POOLS,
 )
-NODES = Table(
-    "nodes",
-    {
-        "pool": "TEXT",
-        "node": "TEXT",
-        "cordoned": "INTEGER",
-        "cordoned_at": "INTEGER",
-        "cordon_reason": "TEXT",
-        "joined_at": "INTEGER",
-        "labels": "TEXT",
-        "outside_basis": "TEXT",
-        "outside_seen_at": "INTEGER",
-    },
-    ("pool", "node"),
-    (),
-    ("labels", "outside_basis"),
-)
-NODE_RESOURCES = Table(
-    "node_resources",
-    {
-        "pool": "TEXT",
-        "node": "TEXT",
-        "resource": "TEXT",
-        "capacity": "INTEGER",
-        "in_use": "INTEGER",
-        "spent": "INTEGER",
-        "outside": "INTEGER",
-        "capacity_since_at": "INTEGER",
-    },
-    ("pool", "node", "resource"),
-)
-DEVICES = Table(
-    "devices",
-    {
-        "pool": "TEXT",
-        "node": "TEXT",
-        "resource": "TEXT",
-        "card": "TEXT",
-        "capacity": "INTEGER",
-        "in_use": "INTEGER",
-    },
-    ("pool", "node", "resource", "card"),
-)
-CAPACITY = Table(
-    "capacity",
-    {
-        "pool": "TEXT",
-        "node": "TEXT",
-        "resource": "TEXT",
-        "since_at": "INTEGER",
-        "until_at": "INTEGER",
-        "amount": "INTEGER",
-    },
-    ("pool", "node", "resource", "since_at"),
-)
-
-POOL_RESOURCES = """
-SELECT pool, resource, sum(capacity) AS capacity, sum(in_use) AS in_use, sum(spent) AS spent,
-  sum(outside) AS outside
-FROM node_resources GROUP BY pool, resource
-"""
 
 
 class Pools(Projection):
     """Pools and their nodes. ``in_use`` includes what is ``spent`` of a consumable.
 
+    Both may come to more than a cell holds: they stop at 2⁶³ − 1 then, ``beyond`` has what they are,
+    and view ``pool_resources`` adds that up, as REAL.
+
     ``capacity`` is NULL where no event said how much there is: an import may place on such nodes.
     """
 
     name: ClassVar[str] = "pools"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tables: ClassVar[tuple[Table, ...]] = (POOLS, NODES, NODE_RESOURCES, DEVICES, CAPACITY)
     views: ClassVar[dict[str, str]] = {"pool_resources": POOL_RESOURCES}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from projections.tables.base import Handler, Projection, Rows, Seen, Table
+from projections.tables.base import LOW, Handler, Projection, Rows, Seen, Table, whole_sql
 
 REFUSALS = Table(
     "refusals",
@@ -31,11 +31,13 @@ REFUSALS = Table(
     ("amounts", "shortfall", "fits_now"),
 )
 
-DEMAND = """
+_HIGH = "sum((asked.value >> 32) * (1 + refusals.repeats))"
+_LOW = f"sum((asked.value & {LOW}) * (1 + refusals.repeats))"
+DEMAND = f"""
 SELECT refusals.pool AS pool, refusals.reason AS reason,
   refusals.at / 3600000000000 * 3600000000000 AS hour_at,
   asked.key AS resource,
-  sum(asked.value * (1 + refusals.repeats)) AS amount,
+  {whole_sql(_HIGH, _LOW)} AS amount,
   sum(1 + refusals.repeats) AS requests
 FROM refusals, json_each(refusals.amounts) AS asked
 WHERE refusals.amounts IS NOT NULL
@@ -47,6 +49,7 @@ class Refusals(Projection):
     """Commands that were not granted. ``repeats`` are the same again within the same second."""
 
     name: ClassVar[str] = "refusals"
+    version: ClassVar[int] = 2
     tables: ClassVar[tuple[Table, ...]] = (REFUSALS,)
     views: ClassVar[dict[str, str]] = {"demand": DEMAND}
     follows_lives: ClassVar[bool] = False

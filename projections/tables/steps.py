@@ -3,6 +3,9 @@
 View ``series`` sums them up. ``used`` is the average of each measured stretch, a step up at its begin
 and down at its end; where an allocation stands on several nodes, its use was measured over all of
 them, and stands under node ``''``. What draws on another allocation is part of that one here.
+
+No average is above 2⁶³ − 1, whatever was said to be used within less than a second. Sums in ``series``
+are REAL where they pass 64 bits.
 """
 
 from __future__ import annotations
@@ -13,13 +16,16 @@ from ledger.sqlite_driver import sqlite3
 from projections.tables.base import (
     ENDS,
     GRANTS,
+    LOW,
     MOVES,
+    STORED_MAX,
     Handler,
     Projection,
     Seen,
     Table,
     each,
     quoted,
+    whole_sql,
 )
 
 NS_PER_S = 1_000_000_000
@@ -39,13 +45,14 @@ STEPS = Table(
     clustered=True,
 )
 
-SERIES = """
+SERIES = f"""
 SELECT pool, node, resource, at, position,
-  sum(granted) OVER running AS granted,
-  sum(used) OVER running AS used
+  {whole_sql("sum(granted_high) OVER running", "sum(granted_low) OVER running")} AS granted,
+  {whole_sql("sum(used_high) OVER running", "sum(used_low) OVER running")} AS used
 FROM (
   SELECT pool, node, resource, at, max(position) AS position,
-    sum(granted) AS granted, sum(used) AS used
+    sum(granted >> 32) AS granted_high, sum(granted & {LOW}) AS granted_low,
+    sum(used >> 32) AS used_high, sum(used & {LOW}) AS used_low
   FROM steps GROUP BY pool, node, resource, at
 )
 WINDOW running AS (PARTITION BY pool, node, resource ORDER BY at)
@@ -57,6 +64,7 @@ class Steps(Projection):
     """What is granted and used, as steps. It only adds rows."""
 
     name: ClassVar[str] = "steps"
+    version: ClassVar[int] = 3
     tables: ClassVar[tuple[Table, ...]] = (STEPS,)
     views: ClassVar[dict[str, str]] = {"series": SERIES}
 
@@ -141,7 +149,7 @@ class Steps(Projection):
         node = placements[0]["node"] if len(placements) == 1 else ""
         pool, position, new = life.pool, e.position, self._new
         for resource, used in e.data["used"].items():
-            average = used * NS_PER_S // (until - since)
+            average = min(used * NS_PER_S // (until - since), STORED_MAX)
             if average:
                 new.append((pool, node, resource, since, position, 0, average))
                 new.append((pool, node, resource, until, position, 0, -average))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from projections.tables.base import (
+    BEYOND,
     ENDS,
     GRANTS,
     MOVES,
@@ -18,8 +19,16 @@ from projections.tables.base import (
 
 TENANTS = Table(
     "tenants",
-    {"tenant": "TEXT", "pool": "TEXT", "resource": "TEXT", "held": "INTEGER", "quota": "INTEGER"},
+    {
+        "tenant": "TEXT",
+        "pool": "TEXT",
+        "resource": "TEXT",
+        "held": "INTEGER",
+        "quota": "INTEGER",
+        BEYOND: "TEXT",
+    },
     ("tenant", "pool", "resource"),
+    sums=("held",),
 )
 QUOTAS = Table(
     "quotas",
@@ -44,9 +53,11 @@ class Tenants(Projection):
     """What tenants hold now and may hold. Pool ``''`` is all managed pools together.
 
     A quota is for the tenant as a whole where its holder is ``''``; only those stand in ``tenants``.
+    ``held`` stops at 2⁶³ − 1, where ``beyond`` has what it is.
     """
 
     name: ClassVar[str] = "tenants"
+    version: ClassVar[int] = 2
     tables: ClassVar[tuple[Table, ...]] = (TENANTS, QUOTAS)
 
     def __init__(self) -> None:
