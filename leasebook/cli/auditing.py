@@ -319,13 +319,20 @@ def _table(connection: Any, what: str, position: int) -> Table:
             f"there is no table {what[:40]!r}", f"there are events, {', '.join(shown)}"
         )
     columns = [
-        (name, kind or "")
+        (name, kind or _kind_held(connection, what, name))
         for name, kind in connection.execute("SELECT name, type FROM pragma_table_info(?)", (what,))
     ]
     quoted = ", ".join(f'"{name}"' for name, _ in columns)
     return Table(
         what, columns, iter(connection.execute(f'SELECT {quoted} FROM "{what}"')), position
     )
+
+
+def _kind_held(connection: Any, what: str, column: str) -> str:
+    """What a column of a view holds, for which nothing is declared."""
+    query = f'SELECT DISTINCT typeof("{column}") FROM "{what}"'
+    found = {kind for (kind,) in connection.execute(query)} - {"null"}
+    return next((kind.upper() for kind in ("text", "real", "integer") if kind in found), "TEXT")
 
 
 _BOOKKEEPING = frozenset({"projections", "snapshots"})

@@ -10,6 +10,7 @@ Needs pyarrow (the ``parquet`` extra).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
@@ -138,13 +139,18 @@ def table_schema(columns: Iterable[tuple[str, str]]) -> Any:
     kinds = {"INTEGER": pa.int64(), "REAL": pa.float64(), "FLOAT": pa.float64()}
 
     def kind(name: str, declared: str) -> Any:
-        if name in _MAPS:
+        if is_map(name, declared):
             return pa.map_(pa.string(), pa.int64())
         if is_time(name, declared):
             return pa.timestamp("us", tz="UTC")
         return kinds.get(declared.upper(), pa.string())
 
     return pa.schema([pa.field(name, kind(name, declared)) for name, declared in columns])
+
+
+def is_map(name: str, declared: str) -> bool:
+    """Whether a table's column holds amounts by resource, as JSON: named so, and a text."""
+    return declared.upper() == "TEXT" and name in _MAPS
 
 
 def is_time(name: str, declared: str) -> bool:
@@ -157,6 +163,7 @@ def write_table(columns: list[tuple[str, str]], rows: Iterator[tuple[Any, ...]],
     pa = require_pyarrow()
     schema = table_schema(columns)
     times = {name for name, declared in columns if is_time(name, declared)}
+    maps = {name for name, declared in columns if is_map(name, declared)}
     count = 0
     with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while batch := list(islice(rows, BATCH_ROWS)):
@@ -164,17 +171,25 @@ def write_table(columns: list[tuple[str, str]], rows: Iterator[tuple[Any, ...]],
             for (name, _), values, field in zip(
                 columns, zip(*batch, strict=True), schema, strict=True
             ):
-                arrays.append(pa.array([_value(name, v, times) for v in values], field.type))
+                arrays.append(pa.array([_value(name, v, times, maps) for v in values], field.type))
             writer.write_batch(pa.record_batch(arrays, schema=schema))
             count += len(batch)
     return count
 
 
-def _value(name: str, value: Any, times: set[str]) -> Any:
+def _value(name: str, value: Any, times: set[str], maps: set[str]) -> Any:
     if value is None:
         return None
     if name in times:
         return value // 1000
-    if name in _MAPS:
-        return list(orjson.loads(value).items())
+    if name in maps:
+        # Not orjson: it rounds what is beyond 64 bits.
+        amounts = json.loads(value)
+        for resource, amount in amounts.items():
+            if not -(2**63) <= amount < 2**63:
+                raise InvalidInput(
+                    f"{name} has {amount} of {resource} in one row, more than 64 bits hold",
+                    "use --format jsonl, which takes any number",
+                )
+        return list(amounts.items())
     return value

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import leasebook
 from ledger.chain import metadata_hash
 from ledger.codec import to_row
 from ledger.errors import LedgerCorrupt
@@ -317,6 +318,35 @@ def test_table_as_parquet_has_times_and_amounts_typed(lb: CommandLine) -> None:
     assert str(table.schema.field("requested_at").type) == "timestamp[us, tz=UTC]"
     rows = {row["id"]: row for row in table.to_pylist()}
     assert dict(rows["A3"]["amounts"]) == {"cpu": 1000, "memory": 2**30}
+
+
+def test_every_table_and_view_is_exported_as_parquet_too(lb: CommandLine) -> None:
+    pytest.importorskip("pyarrow", reason=NO_PYARROW)
+    import pyarrow.parquet as pq
+
+    listed = lb("export", "--what", "nonsense", "--out", "x").err
+    names = listed.split("there are events, ")[1].strip().split(", ")
+    assert {"steps", "series", "allocations", "demand"} <= set(names)
+    for name in names:
+        done = lb.ok("export", "--what", name, "--out", f"{name}.parquet")
+        assert pq.read_table(f"{name}.parquet").num_rows == done["rows"]
+
+
+def test_an_amount_beyond_64_bits_is_told_and_not_cut(lb: CommandLine) -> None:
+    pytest.importorskip("pyarrow", reason=NO_PYARROW)
+    most = 2**63 - 1
+    lb.ok("pool", "open", "api", "tokens=4", "--consumable")
+    with leasebook.open(lb.ledger) as book:
+        held = book.allocate({"tokens": 1}, pool="api", holder="h")
+        for n in range(3):
+            book.record_usage(
+                held.id, since=n, until=n + 1, used={"tokens": most}, peak={"tokens": 1}
+            )
+    answer = lb("export", "--what", "allocations", "--out", "a.parquet")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"{3 * (2**63 - 1)} of tokens" in answer.err
+    lb.ok("export", "--what", "allocations", "--out", "a.jsonl", "--format", "jsonl")
+    assert str(3 * (2**63 - 1)) in Path("a.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
