@@ -171,10 +171,19 @@ def write_table(columns: list[tuple[str, str]], rows: Iterator[tuple[Any, ...]],
             for (name, _), values, field in zip(
                 columns, zip(*batch, strict=True), schema, strict=True
             ):
-                arrays.append(pa.array([_value(name, v, times, maps) for v in values], field.type))
+                arrays.append(
+                    _array(pa, [_value(name, v, times, maps) for v in values], field.type)
+                )
             writer.write_batch(pa.record_batch(arrays, schema=schema))
             count += len(batch)
     return count
+
+
+def _array(pa: Any, values: list[Any], kind: Any) -> Any:
+    if pa.types.is_floating(kind):
+        # Sums are whole up to 64 bits, and beyond what a float holds exactly.
+        values = [None if value is None else float(value) for value in values]
+    return pa.array(values, kind)
 
 
 def _value(name: str, value: Any, times: set[str], maps: set[str]) -> Any:
