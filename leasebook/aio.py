@@ -19,7 +19,6 @@ from leasebook.calls import Calls
 from leasebook.kinds import checked, checks
 from leasebook.manager import RENEWALS_PER_TTL, TRIES_PER_RENEWAL, Ledger
 from leasebook.mapping import duration_in
-from leasebook.probing import due_for, take_look
 from leasebook.questions import Questions
 from leasebook.values import (
     AllocationHandle,
@@ -46,10 +45,7 @@ def _call(
     async def method(self: AsyncResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         check(args, kwargs)
         call = build(self._calls, *args, **kwargs)
-        asked = due_for(self.ledger.writer, call.command)
-        if asked:
-            await asyncio.to_thread(take_look, self.ledger.writer, asked)
-        return call.convert(await self.ledger.writer.execute_async(call.command))
+        return call.convert(await self.ledger.carry_out_async(call.command))
 
     update_wrapper(method, build)
     return method

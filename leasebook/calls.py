@@ -303,7 +303,7 @@ class Calls(Arranging):
             reason=reason,
             process_alive=alive,
             enforced=bool(evidence),
-            grace_ns=duration_in(grace) or 1,
+            grace_ns=duration_in(grace, zero_is_none=True) or 1,
             **target,
         )
         return Call(command, self._handle)

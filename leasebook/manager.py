@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import update_wrapper
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from leasebook.calling import Call, new_command_id
 from leasebook.calls import Calls
 from leasebook.kinds import checked, checks
-from leasebook.probing import look_before
+from leasebook.probing import due_for, look_before, take_look
 from leasebook.questions import Questions
 from leasebook.settings import ledger_path, which_ledger
 from leasebook.values import (
@@ -34,7 +35,8 @@ from leasebook.values import (
 )
 from leasebook.waiting import Waiter, no_longer_waiting, timeout_in
 from ledger.clock import Reading
-from ledger.errors import InvalidInput, LeasebookError, Refused
+from ledger.commands import Allocate, AllocateBatch, AnyCommand
+from ledger.errors import InvalidInput, LeasebookError, Reason, Refused
 from ledger.log import Log
 from ledger.receipts import Receipt
 from ledger.snapshots import Snapshots
@@ -44,8 +46,35 @@ from ledger.writer import Writer, begin
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_FOR_WANT_OF_ROOM = frozenset(
+    {
+        Reason.INSUFFICIENT_CAPACITY,
+        Reason.RESERVED_FOR_WAITING,
+        Reason.QUOTA_EXCEEDED,
+        Reason.QUEUE_FULL,
+    }
+)
+
 RENEWALS_PER_TTL = 3
 TRIES_PER_RENEWAL = 5
+
+
+def lacks_room(command: AnyCommand, receipt: Receipt) -> bool:
+    """Whether a request was refused, or has to wait, for something that others hold.
+
+    Not one of a batch by itself: what the others of it came to stays.
+    """
+    if receipt.replayed or not isinstance(command, Allocate | AllocateBatch):
+        return False
+    if isinstance(command, AllocateBatch) and not command.atomic:
+        return False
+    return receipt.outcome == "waiting" or receipt.reason in _FOR_WANT_OF_ROOM
+
+
+def _as_new(receipt: Receipt) -> Receipt:
+    """A receipt that its caller has not seen before, whatever the ledger had."""
+    results = tuple([replace(each, replayed=False) for each in receipt.results])
+    return replace(receipt, replayed=False, results=results)
 
 
 class Ledger:
@@ -97,6 +126,32 @@ class Ledger:
             raise
         return ledger
 
+    def carry_out(self, command: AnyCommand) -> Receipt:
+        """Execute a command, after a look at what others use of the pools that it asks.
+
+        A request that finds no room is decided once more where that was held by the dead: nobody
+        should need a sweep for what can be seen here and now. Raises what the writer raises.
+        """
+        look_before(self.writer, command)
+        receipt = self.writer.execute(command)
+        if lacks_room(command, receipt) and self.waiter.looked_for_crashes():
+            receipt = _as_new(self.writer.execute(command))
+        return receipt
+
+    async def carry_out_async(self, command: AnyCommand) -> Receipt:
+        """As :meth:`carry_out`, awaited."""
+        import asyncio
+
+        asked = due_for(self.writer, command)
+        if asked:
+            await asyncio.to_thread(take_look, self.writer, asked)
+        receipt = await self.writer.execute_async(command)
+        if lacks_room(command, receipt):
+            look = self.waiter.looked_for_crashes
+            if await asyncio.to_thread(look):
+                receipt = _as_new(await self.writer.execute_async(command))
+        return receipt
+
     def close(self) -> None:
         """Let go of files, sockets and threads."""
         if self.bell is not None:
@@ -112,8 +167,7 @@ def _call(
     def method(self: ResourceManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
         check(args, kwargs)
         call = build(self._calls, *args, **kwargs)
-        look_before(self.ledger.writer, call.command)
-        return call.convert(self.ledger.writer.execute(call.command))
+        return call.convert(self.ledger.carry_out(call.command))
 
     update_wrapper(method, build)
     return method

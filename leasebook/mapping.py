@@ -38,9 +38,11 @@ Json = dict[str, Any]
 # --- in ------------------------------------------------------------------------------------------
 
 
-def duration_in(value: Any) -> int | None:
-    """A duration as nanoseconds; None stays None. A wait of 0 is no wait."""
-    if value is None or value == 0:
+def duration_in(value: Any, *, zero_is_none: bool = False) -> int | None:
+    """A duration as nanoseconds; None stays None. ``zero_is_none``: a wait of 0 is no wait. Elsewhere 0
+    is bad input: a limit of nothing must not come to no limit.
+    """
+    if value is None or (zero_is_none and value == 0):
         return None
     return parse_duration_ns(value)
 
@@ -81,7 +83,7 @@ def request_in(
         ttl_ns,
         process,
         duration_in(max_age),
-        duration_in(wait),
+        duration_in(wait, zero_is_none=True),
         spread,
         sticky,
         duration_in(reserve),

@@ -38,15 +38,22 @@ class Waiter:
         self._bell = bell
         self._crashes_at = 0.0
 
+    def looked_for_crashes(self) -> bool | None:
+        """Take back what dead processes hold, at most once a second; whether there was anything. None
+        where it was just done: one of those who wait here looks for all of them.
+        """
+        if time.monotonic() < self._crashes_at:
+            return None
+        self._crashes_at = time.monotonic() + LOOK_FOR_CRASHES_EVERY_S
+        from scheduler.sweeps import crash
+
+        with contextlib.suppress(LedgerUnavailable, LedgerReadOnly):
+            return crash(self._writer).acted > 0
+        return False
+
     def _look(self, allocation: str) -> tuple[Allocation | None, float]:
         """The present state, with what time or a crash has ended written down; when to look again."""
-        # One of those who wait here looks for all of them.
-        if time.monotonic() >= self._crashes_at:
-            self._crashes_at = time.monotonic() + LOOK_FOR_CRASHES_EVERY_S
-            from scheduler.sweeps import crash
-
-            with contextlib.suppress(LedgerUnavailable):
-                crash(self._writer)
+        if self.looked_for_crashes() is not None:
             look_for_waiting(self._writer)
         self._writer.settle()
         state = self._writer.present(allocation)
@@ -146,4 +153,4 @@ def timeout_in(timeout: object) -> float | None:
     """How long a call may block, in seconds. None is for ever; 0 is not at all."""
     from leasebook.mapping import duration_in
 
-    return None if timeout is None else (duration_in(timeout) or 0) / 1e9
+    return None if timeout is None else (duration_in(timeout, zero_is_none=True) or 0) / 1e9

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from leasebook.calling import new_command_id
-from leasebook.probing import look_before
 from leasebook.run.environment import ALLOCATION, LEDGER
 from leasebook.run.options import RunOptions
 from leasebook.run.sizing import default_amounts, ensure_local
@@ -242,8 +241,7 @@ def acquire(
         tenant=ask.tenant,
         metadata={"program": program},
     )
-    look_before(manager.ledger.writer, command)
-    receipt = manager.ledger.writer.execute(command)
+    receipt = manager.ledger.carry_out(command)
     if receipt.outcome == "refused":
         raise refused(receipt)
     assert receipt.allocation is not None
