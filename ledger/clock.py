@@ -3,7 +3,9 @@
 The wall clock is checked against the boot clock, which counts suspended time and cannot be set. A
 jump expires nothing: ledger time goes on by elapsed time, an alert is raised, and an operator
 accepts. Time in which the machine slept is found as the boot clock's lead over the monotonic one.
-The last reading lies in the gate file, so that all processes of a machine share one ledger time.
+The last reading lies in the gate file, so that all processes of a machine share one ledger time. With it
+lies how far the log had come by then: a log that ends before that has lost its end, which nothing in
+what is left would show.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
+from zlib import crc32
 
 JUMP_TOLERANCE_NS = 2_000_000_000
 DRIFT_TOLERANCE = 1_000
@@ -22,9 +25,11 @@ SLEEP_TOLERANCE_NS = 1_000_000_000
 NOTE_AGE_NS = 250_000_000
 """How old a note may grow before it is written anew."""
 CLOCK_ALERT = "clock_jumped"
+SHORTENED_ALERT = "log_shortened"
 
-_NOTE = Struct(">4sqqqqB36s")
-_MAGIC = b"LBC1"
+_NOTE = Struct(">4sqqqqB36sq32sI")
+_MAGIC = b"LBC2"
+_NO_HASH = bytes(32)
 
 
 class Reading(NamedTuple):
@@ -40,7 +45,8 @@ class ClockNote(NamedTuple):
     """The last reading that a ledger's processes share.
 
     ``ledger_time`` is what it came to; ``offset`` is ledger time less wall time, as accepted;
-    ``accept`` tells the next reading to take the wall clock at its word.
+    ``accept`` tells the next reading to take the wall clock at its word. ``position`` and ``hash`` are
+    a head that the log had by then (0: none is noted), ``ledger`` whose (:func:`mark_of`).
     """
 
     ledger_time: int
@@ -49,6 +55,9 @@ class ClockNote(NamedTuple):
     offset: int
     accept: bool
     boot_id: str
+    position: int = 0
+    hash: bytes = _NO_HASH
+    ledger: int = 0
 
     def pack(self) -> bytes:
         """The note as it lies in the gate file."""
@@ -60,7 +69,14 @@ class ClockNote(NamedTuple):
             self.offset,
             self.accept,
             self.boot_id.encode()[:36],
+            self.position,
+            self.hash,
+            self.ledger,
         )
+
+    def lost(self, ledger_id: str, position: int) -> int:
+        """How many events a ledger that ends at a position has lost since this was noted."""
+        return max(0, self.position - position) if self.ledger == mark_of(ledger_id) else 0
 
 
 class Tick(NamedTuple):
@@ -80,7 +96,7 @@ class Tick(NamedTuple):
 def unpack(data: bytes) -> ClockNote | None:
     """The note in a gate file, or None where there is none."""
     try:
-        magic, ledger_time, boot, monotonic, offset, accept, boot_id = _NOTE.unpack(
+        magic, ledger_time, boot, monotonic, offset, accept, boot_id, *head = _NOTE.unpack(
             data[: _NOTE.size]
         )
     except StructError:
@@ -88,7 +104,12 @@ def unpack(data: bytes) -> ClockNote | None:
     if magic != _MAGIC:
         return None
     text = boot_id.rstrip(b"\0").decode("ascii", "replace")
-    return ClockNote(ledger_time, boot, monotonic, offset, bool(accept), text)
+    return ClockNote(ledger_time, boot, monotonic, offset, bool(accept), text, *head)
+
+
+def mark_of(ledger_id: str) -> int:
+    """What a note knows a ledger by: another one may lie in its place one day."""
+    return crc32(ledger_id.encode())
 
 
 def tell(reading: Reading, note: ClockNote | None, last_recorded_at: int) -> Tick:

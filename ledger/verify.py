@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import orjson
+
+from ledger.clock import mark_of, unpack
 from ledger.errors import InvalidInput, LedgerCorrupt
 from ledger.log import GENESIS, Log, Row
 from ledger.proving import Fault, Proof
@@ -54,13 +58,26 @@ def verify(log: Log, *, notes: Iterable[tuple[int, bytes]] = ()) -> VerifyResult
 
     ``notes`` are heads from signed checkpoints or earlier runs: with them it also shows when the
     log's end was cut off, or when everything from some position on was written anew. Each is a
-    :class:`NotedHead`, or a plain pair of position and hash.
+    :class:`NotedHead`, or a plain pair of position and hash. The one that lies in the log's gate file
+    is looked at in any case.
 
     Raises: :class:`~ledger.errors.InvalidInput` for a note that cannot be a head,
     :class:`~ledger.errors.LedgerUnavailable` when the log cannot be read; damage is a
     result, not an exception.
     """
-    return _Check(log, notes).run()
+    return _Check(log, [*notes, *_noted_beside(log)]).run()
+
+
+def _noted_beside(log: Log) -> list[NotedHead]:
+    """The head that the log's writers left in its gate file, if it is of this ledger."""
+    note = unpack(log.gate.read_note())
+    if note is None or not note.position:
+        return []
+    with suppress(LedgerCorrupt, ValueError, KeyError, AttributeError, TypeError):
+        for row in log.read(0, 1):
+            if mark_of(orjson.loads(row.data)["ledger_id"]) == note.ledger:
+                return [NotedHead(note.position, note.hash)]
+    return []
 
 
 BEFORE_ALL = -(2**63) - 1

@@ -132,9 +132,13 @@ class Work:
         self._now = tick.now
         self._note_before = note
         self._note_after: clocks.ClockNote | None = None
-        self._found = bool(tick.slept_ns or tick.adopted_ns)
-        if not clocks.is_fresh(note, tick):
-            self._write_note(tick.note)
+        self._lost = 0 if note is None else note.lost(book.ledger_id, book.position)
+        self._found = bool(tick.slept_ns or tick.adopted_ns or self._lost)
+        if self._lost or not clocks.is_fresh(note, tick):
+            mark = clocks.mark_of(book.ledger_id)
+            self._write_note(
+                tick.note._replace(position=book.position, hash=head_hash, ledger=mark)
+            )
 
     def _write_note(self, note: clocks.ClockNote) -> None:
         self._note_after = note
@@ -157,6 +161,8 @@ class Work:
         False when more is due than one transaction takes: then no command is taken yet.
         """
         tick = self._tick
+        if self._lost:
+            self._note_lost()
         if tick.slept_ns or tick.jump_ns or tick.adopted_ns:
             self._note_clock()
         if is_due(self.book, self._now):
@@ -186,6 +192,17 @@ class Work:
 
     def _take(self, command: AnyCommand) -> None:
         self.events += take_step(self.book, command, self._now).events
+
+    def _note_lost(self) -> None:
+        ends = self.head.position
+        alert = RaiseAlert(
+            command_id=f"shortened-{self._tick.now}",
+            alert=clocks.SHORTENED_ALERT,
+            message=f"the log ended at event {ends}, but had come to event {ends + self._lost}: its end"
+            " was lost, with a write-ahead log that was cut, or by an older copy in its place",
+            details={"ended_at": ends, "had_come_to": ends + self._lost},
+        )
+        self.events += note(self.book, alert, self._now)
 
     def _note_clock(self) -> None:
         tick = self._tick

@@ -91,7 +91,7 @@ def test_bytes_that_are_no_note_read_as_none(data: bytes) -> None:
 
 def test_a_note_of_another_kind_or_half_a_note_reads_as_none() -> None:
     packed = ClockNote(1, 2, 3, 4, False, BOOT).pack()
-    assert unpack(b"LBC2" + packed[4:]) is None
+    assert unpack(b"LBC1" + packed[4:]) is None
     assert unpack(packed[:-1]) is None
     assert unpack(packed + b"more") is not None
 
