@@ -111,6 +111,17 @@ class Line:
             count += sum(1 for other in tenant.order if int(other[1:]) < position)
         return count
 
+    def place(self, waiting_id: str, share: Share, holding: dict[str, set[str]]) -> tuple[int, ...]:
+        """By what :meth:`candidates` puts a waiting id before others, for a few of them."""
+        rank_, tenant, holder = self._places[waiting_id]
+        line = self._tenants[rank_][tenant]
+        of_tenant = (rank_, share(tenant, None), int(next(iter(line.order))[1:]))
+        position = int(waiting_id[1:])
+        if holder not in holding.get(tenant, ()):
+            return *of_tenant, 0, 0, 0, position
+        first = int(next(iter(line.by_holder[holder]))[1:])
+        return *of_tenant, 1, share(tenant, holder), first, position
+
     def candidates(self, share: Share, holding: dict[str, set[str]]) -> Iterator[str]:
         """Every waiting id, in order. The line must not change while this goes on.
 

@@ -97,6 +97,13 @@ def _may_grow(
         over = over_quota(book, allocation.tenant, allocation.holder, allocation.pool, more)
         if over is not None:
             return over
+    elif book.allocations[allocation.request.parent].state != "active":
+        return No(
+            Reason.INSUFFICIENT_CAPACITY,
+            f"{allocation.request.parent}, which {allocation.id} draws on, was asked to end and lends"
+            " nothing more",
+            "ask for less, or ask another pool",
+        )
     only = _only(space, allocation.placements[0].node, allocation.id)
     impossible = never_fits(only, Request({r: wanted[r] for r in more}))
     if impossible is not None:

@@ -65,13 +65,9 @@ class Senders:
         return self._leaving
 
     def counts_on(self, a: Allocation) -> bool:
-        """Whether one that was asked to end already will go: sent away for this one or any other."""
-        if not a.enforced and a.request.process is not None:
-            # Nobody makes it go.
-            return False
-        if self._by_priority and PRIORITIES.index(a.request.priority) < self._mine:
-            return True
-        return a.ending_cause == "preempted"
+        """Whether one that was asked to end already will go, whoever asked it and for whom."""
+        # Of what is bound to a process only that goes which somebody makes go.
+        return a.enforced or a.request.process is None
 
     def together(self, victims: Sequence[Allocation]) -> bool:
         """Whether these, the youngest first, may be sent away together."""

@@ -141,7 +141,10 @@ def _serve_fairly(
         nothing_else = not may_preempt and len(failed) >= len(space.alike)
         if nothing_else or len(tried) >= pool.policy.backfill_depth:
             break
-    claimants = sorted(set(space.claims.values()) - tried, key=lambda each: int(each[1:]))
+    claimants = sorted(
+        set(space.claims.values()) - tried,
+        key=lambda each: space.line.place(each, pool.share, pool.holding),
+    )
     for waiting in _unblocked(book, space, claimants):
         if space.shapes[waiting.id] in failed and _has_no_room(space, waiting, only_claims):
             continue

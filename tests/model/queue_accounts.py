@@ -12,8 +12,8 @@ from ledger.events import (
     Reserved,
 )
 from ledger.requests import CARD, Placement
-from tests.model.queue_room import CARDS, could_take, parts, room_on, suits
-from tests.model.queue_state import World
+from tests.model.queue_room import CARDS, cards_of, could_take, parts, room_on, suits
+from tests.model.queue_state import NodeState, World
 from tests.model.queue_wrong import wrong_unless
 
 MAY_OVERDRAW = (PoolResized, CapacityObserved, Released)
@@ -51,9 +51,11 @@ def balance(world: World, event: Event, before: dict[tuple[str, str, str], int])
     ):
         for place, more in over_places(world).items():
             wrong_unless(more <= before.get(place, 0), event, f"{place} is over by {more}")
-    for pool in world.pools.values():
-        for node in pool.nodes:
-            _cards_balance(world, event, pool.name, node)
+    cards_balance(world, event)
+
+
+def figures_agree(world: World, event: Event) -> None:
+    """What an event says of use is so, and its placements are all of it."""
     if isinstance(event.body, Allocated | Reserved | Adjusted) and event.pool is not None:
         for part in event.body.placements:
             for resource, said in part.in_use.items():
@@ -69,11 +71,18 @@ def balance(world: World, event: Event, before: dict[tuple[str, str, str], int])
         wrong_unless(total == event.body.amounts, event, "the placements are all of it")
 
 
-def _cards_balance(world: World, event: Event, pool: str, node: str) -> None:
+def cards_balance(world: World, event: Event) -> None:
+    """No card holds more than there is of it, and a whole one holds nothing else."""
+    for pool in world.pools.values():
+        for node in pool.nodes.values():
+            _cards_balance(world, event, pool.name, node)
+
+
+def _cards_balance(world: World, event: Event, pool: str, node: NodeState) -> None:
     on: dict[tuple[str, str], list[int]] = {}
     for each in world.holding(pool):
         for part in each.placements:
-            if part.node == node:
+            if part.node == node.name:
                 for resource, cards in (part.devices or {}).items():
                     for card, amount in cards.items():
                         on.setdefault((resource, card), []).append(amount)
@@ -82,8 +91,10 @@ def _cards_balance(world: World, event: Event, pool: str, node: str) -> None:
                         event,
                         f"the cards of {each.id} do not add up",
                     )
-    for (_, number), lying in on.items():
-        wrong_unless(sum(lying) <= CARD, event, f"card {number} of {node} holds {sum(lying)}")
+    for (resource, number), lying in on.items():
+        there = CARD if node.cards is None else cards_of(node).get(resource, {}).get(number, 0)
+        fine = sum(lying) <= there
+        wrong_unless(fine, event, f"card {number} of {node.name} holds {sum(lying)}")
         wrong_unless(len(lying) == 1 or CARD not in lying, event, f"card {number} was given whole")
 
 

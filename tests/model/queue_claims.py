@@ -196,9 +196,9 @@ def _could_have_part(node: NodeState, request: Request) -> bool:
 
 
 def _going(world: World, pool: str, nodes: set[str]) -> bool:
-    """Whether somebody was sent away from one of the nodes already, so that nobody else has to be."""
+    """Whether somebody is going from one of the nodes already, so that nobody has to be sent away."""
     return any(
-        each.state == "ending" and each.cause == "preempted" and part.node in nodes
+        each.state == "ending" and part.node in nodes
         for each in world.holding(pool)
         for part in each.placements
     )

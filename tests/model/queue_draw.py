@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from ledger.identity import ProcessIdentity
+from ledger.policy import STRATEGIES
 from ledger.requests import PRIORITIES, Amounts, NodeSpec, Request
+from tests.model.queue_state import Entry
 
 PROCESS = ProcessIdentity("host", 100, 7, "boot", "4026531836")
 NODES = ("n1", "n2", "n3", "n4")
@@ -29,6 +32,7 @@ durations = _ms(100, 400, 40, 300, 15)
 waits = _ms(60, 200, 500, 25, 8)
 priorities = st.sampled_from(("normal",) * 3 + PRIORITIES)
 numbers = st.integers(0, 63)
+strategies = st.sampled_from(STRATEGIES)
 
 
 @st.composite
@@ -46,23 +50,33 @@ def nodes(draw: st.DrawFn) -> tuple[NodeSpec, ...]:
     return tuple(found)
 
 
-policies = st.fixed_dictionaries(
+rollouts = st.fixed_dictionaries(
+    {
+        "rollout_strategy": strategies,
+        "rollout_permille": st.sampled_from((500, 300, 700, 1000, 0, 1)),
+    }
+)
+no_rollout = st.just({"rollout_strategy": None, "rollout_permille": 0})
+_policies = st.fixed_dictionaries(
     {
         "order": st.sampled_from(("fair", "fair", "fair", "fifo")),
         "ageing_ns": st.sampled_from((EVER, 10 * MS, 40 * MS)),
         "overtakes_max": st.sampled_from((2, 1, 3, 0, 8)),
         "claim_after_ns": st.sampled_from((EVER, 30 * MS, 100 * MS, 10 * MS)),
-        "preemption": st.sampled_from(("never", "never", "lower_priority")),
+        "preemption": st.sampled_from(("never", "lower_priority")),
     },
     optional={
         "backfill_depth": st.sampled_from((500, 500, 2)),
         "grace_ns": _ms(5, 0, 20),
         "max_age_ns": st.sampled_from((None, 60 * MS)),
         "max_priority": st.sampled_from(("critical", "critical", "high")),
-        "strategy": st.sampled_from(
-            ("first_fit", "best_fit", "worst_fit", "random", "fragmentation_aware", "adaptive")
-        ),
+        "strategy": strategies,
     },
+)
+policies = st.builds(
+    lambda policy, rollout: {**policy, **rollout},
+    _policies,
+    st.one_of(st.just({}), st.just({}), rollouts),
 )
 duplicates = st.sampled_from(("allow", "allow", "report", "refuse", "answer"))
 
@@ -72,7 +86,8 @@ def amounts(draw: st.DrawFn, specs: tuple[NodeSpec, ...] = ()) -> Amounts:
     """Of one resource or several; mostly what one of the nodes could take."""
     capacity = draw(st.sampled_from(specs)).capacity if specs else {"cpu": 6, "memory": 6}
     names = sorted(capacity)
-    which = draw(st.lists(st.sampled_from(["cpu", *names]), min_size=1, max_size=2, unique=True))
+    names = ["cpu", *names] if "cpu" in names else names
+    which = draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
     found = {}
     for name in which:
         if name == "gpu":
@@ -84,11 +99,16 @@ def amounts(draw: st.DrawFn, specs: tuple[NodeSpec, ...] = ()) -> Amounts:
     return found
 
 
+KINDS = ("plain",) * 5 + ("elastic", "elastic", "spread", "sticky")
+
+
 @st.composite
-def requests(draw: st.DrawFn, specs: tuple[NodeSpec, ...]) -> Request:
+def requests(
+    draw: st.DrawFn, specs: tuple[NodeSpec, ...], kinds: tuple[str, ...] = KINDS
+) -> Request:
     """A request, plain or elastic or spread, that waits or does not."""
     need = draw(amounts(specs))
-    kind = draw(st.sampled_from(("plain",) * 5 + ("elastic", "elastic", "spread", "sticky")))
+    kind = draw(st.sampled_from(kinds))
     most, spread = None, None
     if kind == "elastic":
         more = draw(st.integers(1, 4))
@@ -105,6 +125,7 @@ def requests(draw: st.DrawFn, specs: tuple[NodeSpec, ...]) -> Request:
         most=most,
         select=draw(st.sampled_from((None,) * 9 + ({"zone": "a"}, {"zone": "b"}))),
         priority=draw(priorities),
+        strategy=draw(st.one_of(st.none(), st.none(), st.none(), strategies)),
         ttl_ns=None if by_process else draw(durations),
         process=PROCESS if by_process else None,
         max_age_ns=draw(st.sampled_from((None, None, None, 80 * MS))),
@@ -113,6 +134,19 @@ def requests(draw: st.DrawFn, specs: tuple[NodeSpec, ...]) -> Request:
         sticky="key" if kind == "sticky" else None,
         reserve_ns=draw(st.sampled_from((None,) * 6 + (5 * MS, 30 * MS))),
     )
+
+
+@st.composite
+def requests_of(draw: st.DrawFn, parent: Entry) -> Request:
+    """A request for a part of what an allocation has, now and then for a little more than that."""
+    there = tuple(
+        NodeSpec(part.node, {r: a for r, a in part.amounts.items() if a})
+        for part in parent.placements
+    )
+    kinds = ("plain", "elastic", "elastic", "spread", "sticky")
+    request = draw(requests(there, kinds))
+    ttl = None if request.ttl_ns is None else draw(_ms(400, 400, 100, 40))
+    return replace(request, parent=parent.id, select=None, ttl_ns=ttl)
 
 
 @st.composite
@@ -151,12 +185,13 @@ def options(**kinds: Any) -> SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=kinds)
 
 
-changes = options(
+_changes = options(
     order=st.sampled_from(("fair", "fifo")),
     overtakes_max=st.sampled_from((0, 2, 8)),
     claim_after_ns=st.sampled_from((EVER, 20 * MS)),
     preemption=st.sampled_from(("lower_priority", "never")),
     grace_ns=_ms(5, 0),
     ageing_ns=st.sampled_from((EVER, 10 * MS)),
-    strategy=st.sampled_from(("first_fit", "best_fit", "worst_fit")),
-).filter(bool)
+    strategy=strategies,
+)
+changes = st.one_of(_changes.filter(bool), _changes.filter(bool), rollouts, no_rollout)

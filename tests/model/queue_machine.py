@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
-from ledger.advance import advance
-from ledger.book import Allocation
 from ledger.commands import (
     Adjust,
     Allocate,
     AllocateBatch,
-    AnyCommand,
     Claim,
     Confirm,
     CordonNode,
@@ -30,111 +27,20 @@ from ledger.commands import (
     Transfer,
     Withdraw,
 )
-from ledger.errors import InvalidInput
-from ledger.events import Event
 from ledger.requests import NodeSpec, Request
 from tests.model import queue_draw as draw
-from tests.model.driver import Driver, PureDriver
-from tests.model.queue_accounts import in_use
-from tests.model.queue_judge import Judge, at_the_front
+from tests.model.queue_giving import QueueGiving
+from tests.model.queue_order import at_the_front
 from tests.model.queue_room import fits_at_all, over_quota
 from tests.model.queue_state import Entry
-from tests.model.queue_stretch import grows_no_more
-from tests.model.queue_wrong import told
 
 OPERATOR = Claim("root", operator=True)
 
 
-class QueueMachine(RuleBasedStateMachine):
+class QueueMachine(QueueGiving):
     """Commands against the pure core; a subclass may put another driver underneath."""
 
     duplicates = draw.duplicates
-
-    def make_driver(self) -> Driver:
-        """The ledger under test."""
-        return PureDriver()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.driver = self.make_driver()
-        self.judge = Judge()
-        self.now = 1000 * draw.MS
-        self.commands = 0
-        self.folded: dict[str, Allocation] = {}
-        self.whole = True
-        self.specs: tuple[NodeSpec, ...] = ()
-
-    # --- giving commands ------------------------------------------------------------------------
-
-    @property
-    def id(self) -> str:
-        """A fresh command id."""
-        self.commands += 1
-        return f"c{self.commands}"
-
-    def pass_time(self, by: int) -> None:
-        """Let time pass, and let the ledger write down what it has ended."""
-        self.whole = False
-        self.now += by
-        while True:
-            events = self.driver.settle(self.now)
-            self._judge(events)
-            if not events:
-                break
-            self.now += 1
-        self.whole = True
-
-    def give(self, command: AnyCommand, by: int = 1) -> list[Event]:
-        """Let time pass, give one command, and have judged what came of it. Returns its own events."""
-        self.pass_time(by)
-        self.whole = False
-        note(f"{self.now}: {told(command)}")
-        known = self.folded.get(getattr(command, "allocation", ""))
-        ended = known if known is not None and known.ended_at is not None else None
-        try:
-            taken = self.driver.take(command, self.now, ended)
-        except InvalidInput:
-            self.whole = True
-            return []
-        if isinstance(command, AllocateBatch) and command.atomic:
-            kinds = {e.type for e in taken.own}
-            assert kinds <= {"allocated", "reserved"} or len(kinds) == 1, kinds
-            assert kinds == {"refused"} or len(taken.own) == len(command.items)
-        self._judge(taken.events)
-        if any(event.type in ("released", "expired", "reclaimed") for event in taken.events):
-            # Only what just came back must have been grown into.
-            for pool in {e.pool for e in taken.events if e.type == "released" and e.pool}:
-                left = grows_no_more(self.judge.world, pool)
-                assert not left, f"{left} could have grown"
-        self._same_book()
-        self.whole = True
-        return taken.own
-
-    def _judge(self, events: list[Event]) -> None:
-        for event in events:
-            about = f"{event.position} at {event.at}: {event.tenant} {event.allocation}"
-            note(f"    {about} {told(event.body)}")
-            if event.allocation is not None:
-                state = advance(self.folded.get(event.allocation), event)
-                if state is not None:
-                    self.folded[event.allocation] = state
-        self.judge.step(events, self.now)
-
-    def _same_book(self) -> None:
-        """What the ledger believes is what its events say."""
-        world, book = self.judge.world, self.driver.book
-        states = {e.id: e.state for e in world.entries.values() if e.state != "ended"}
-        assert {a.id: a.state for a in book.allocations.values()} == states
-        for pool in world.pools.values():
-            for node in pool.nodes:
-                said = book.pools[pool.name].space.nodes[node].in_use
-                for resource, amount in said.items():
-                    assert amount == in_use(world, pool.name, node, resource), (node, resource)
-
-    def pick(self, number: int, *states: str) -> Entry | None:
-        """One of what is in these states."""
-        found = [e for e in self.judge.world.entries.values() if e.state in states]
-        return found[number % len(found)] if found else None
 
     # --- what happens ---------------------------------------------------------------------------
 
@@ -197,11 +103,55 @@ class QueueMachine(RuleBasedStateMachine):
         """Somebody releases what it holds."""
         entry = self.pick(number, "active", "ending", "reserved")
         if entry is not None:
-            self.give(
-                Release(
-                    command_id=self.id, tenant=entry.tenant, allocation=entry.id, claim=OPERATOR
-                )
-            )
+            self.release(entry)
+
+    def release(self, entry: Entry) -> None:
+        """Something is given back."""
+        about: dict[str, Any] = {"tenant": entry.tenant, "allocation": entry.id}
+        self.give(Release(command_id=self.id, **about, claim=OPERATOR))
+
+    @precondition(lambda self: self.pick(0, "active") is not None)
+    @rule(data=st.data(), number=draw.numbers, count=st.integers(1, 5))
+    def ask_of_a_parent(self, data: st.DataObject, number: int, count: int) -> None:
+        """One after the other asks to draw on an allocation, or gives back what it drew on that.
+
+        Now and then it is one that lends nothing.
+        """
+        states = data.draw(st.sampled_from((("active",),) * 9 + (("reserved", "ending"),)))
+        parent = self.lender(number) or self.pick(number, *states) or self.pick(number, "active")
+        assert parent is not None
+        for _ in range(count):
+            if not parent.placements:
+                break
+            drawing = self.judge.world.drawing(parent.id)
+            if drawing and data.draw(st.sampled_from((False, False, True)), label="gives back"):
+                self.release(drawing[number % len(drawing)])
+                continue
+            request = data.draw(draw.requests_of(parent), label="request")
+            tenants = st.sampled_from((parent.tenant,) * 15 + ("cid",))
+            command = self._allocate(data, request, tenant=data.draw(tenants, label="tenant"))
+            self.give(command, data.draw(draw.steps, label="by"))
+
+    @precondition(lambda self: self.pick(0, "active") is not None)
+    @rule(data=st.data(), number=draw.numbers, atomic=st.booleans(), by=draw.steps)
+    def ask_of_a_parent_in_a_batch(
+        self, data: st.DataObject, number: int, atomic: bool, by: int
+    ) -> None:
+        """Several requests at once, some of which draw on an allocation. Of these no gang can wait."""
+        id, parent = self.id, self.pick(number, "active")
+        assert parent is not None
+        one = st.one_of(
+            draw.requests_of(parent), draw.requests_of(parent), draw.requests(self.specs)
+        )
+        asked = data.draw(st.lists(one, min_size=2, max_size=3), label="requests")
+        if atomic:
+            asked = [replace(each, wait_ns=None) for each in asked]
+            self.judge.atomic.add(id)
+        items = tuple(
+            self._allocate(data, each, command_id=id, tenant=parent.tenant) for each in asked
+        )
+        command = AllocateBatch(command_id=id, tenant=parent.tenant, items=items, atomic=atomic)
+        self.give(command, by)
 
     @rule(data=st.data(), atomic=st.booleans(), tenant=draw.tenants, by=draw.steps)
     def ask_in_a_batch(self, data: st.DataObject, atomic: bool, tenant: str, by: int) -> None:
@@ -217,11 +167,12 @@ class QueueMachine(RuleBasedStateMachine):
             self.judge.atomic.add(id)
         self.give(AllocateBatch(command_id=id, tenant=tenant, items=items, atomic=atomic), by)
 
-    @precondition(lambda self: bool(self.judge.world.holding()))
+    @precondition(lambda self: bool(self.judge.world.live()))
     @rule(data=st.data(), verb=st.sampled_from((Renew, Adjust, Adjust, Transfer, Confirm, Reclaim)))
     def use(self, data: st.DataObject, verb: Any) -> None:
         """A holder does something with what it holds."""
-        entry = self.pick(data.draw(draw.numbers, label="which"), "active", "reserved", "ending")
+        number = data.draw(draw.numbers, label="which")
+        entry = self.lender(number) or self.pick(number, "active", "reserved", "ending")
         assert entry is not None
         details: dict[str, Any] = {}
         if verb is Adjust:
@@ -233,7 +184,10 @@ class QueueMachine(RuleBasedStateMachine):
         elif verb is Transfer:
             details = {"to_holder": data.draw(draw.holders, label="to")}
         elif verb is Reclaim:
-            details = {"cause": "crashed"}
+            alive = entry.by_process and data.draw(
+                st.sampled_from((True, True, False)), label="alive"
+            )
+            details = {"cause": "forced" if alive else "crashed", "process_alive": alive}
         about = {"tenant": entry.tenant, "allocation": entry.id, "claim": OPERATOR}
         self.give(verb(command_id=self.id, **about, **details))
 
@@ -293,10 +247,10 @@ class QueueMachine(RuleBasedStateMachine):
             about: dict[str, Any] = {"command_id": self.id, "pool": "box", "node": node}
             self.give(ObserveCapacity(**about, outside={}))
         for _ in range(200):
-            if not world.holding():
+            if not world.live():
                 break
             self.give_back(0)
-        assert not world.holding()
+        assert not world.live()
         units = [unit for unit in world.waiting("box") if not over_quota(world, unit)]
         if world.pools["box"].policy.order == "fifo":
             # In strict order one that only fits on a cordoned node holds up those behind it.
@@ -365,6 +319,9 @@ class BudgetMachine(QueueMachine):
     def ask_in_a_batch(self) -> None:
         """Nothing is asked for in batches here."""
 
+    def ask_of_a_parent_in_a_batch(self) -> None:
+        """Nor of what somebody has reserved."""
+
     def operate(self) -> None:
         """Nothing is changed by an operator here."""
 
@@ -372,7 +329,7 @@ class BudgetMachine(QueueMachine):
         """Once everything is given back and refills have come, nobody who could fit waits."""
         world = self.judge.world
         for _ in range(200):
-            if not world.holding():
+            if not world.live():
                 break
             self.give_back(0)
         self.pass_time(3000 * draw.MS)

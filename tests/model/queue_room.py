@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ledger.requests import CARD, Amounts, Placement
+from ledger.requests import CARD, Amounts, Devices, Placement
 from tests.model.queue_state import Entry, NodeState, PoolState, Unit, World
 
 CARDS = ("gpu",)
@@ -66,9 +66,21 @@ def _cards_left(cards: dict[str, int], amount: int) -> list[dict[str, int]]:
     return list(ways.values())
 
 
-def stretchable(entry: Entry) -> bool:
+def stretchable(world: World, entry: Entry) -> bool:
     """Whether the ledger may change the size of what is held."""
-    return entry.state == "active" and entry.request.most is not None and not entry.by_hand
+    elastic = entry.state == "active" and entry.request.most is not None and not entry.by_hand
+    return elastic and not world.drawing(entry.id)
+
+
+def cards_of(node: NodeState) -> Devices:
+    """What there is of which card of a node."""
+    if node.cards is not None:
+        return {resource: dict(on) for resource, on in node.cards.items()}
+    return {
+        r: {str(card): CARD for card in range(node.capacity[r] // CARD)}
+        for r in CARDS
+        if r in node.capacity
+    }
 
 
 def room_on(
@@ -84,17 +96,13 @@ def room_on(
     free = {r: c - node.outside.get(r, 0) for r, c in node.capacity.items()}
     for resource, spent in pool.spent.items():
         free[resource] = free.get(resource, 0) - spent
-    cards = {
-        r: {str(card): CARD for card in range(node.capacity[r] // CARD)}
-        for r in CARDS
-        if r in node.capacity
-    }
+    cards = cards_of(node)
     for each in world.holding(pool.name):
         if each.id in gone:
             continue
         for part in before.get(each.id, each.placements):
             if part.node == node.name:
-                _take_away(free, cards, part, each, shrink and stretchable(each))
+                _take_away(free, cards, part, each, shrink and stretchable(world, each))
     return Room(free, cards)
 
 
@@ -120,12 +128,7 @@ def suits(node: NodeState, select: dict[str, str] | None) -> bool:
 def could_take(node: NodeState, amounts: Amounts, *, outside: bool = True) -> bool:
     """Whether the amounts would fit if nothing lay on the node but what others use ``outside``."""
     free = {r: c - node.outside.get(r, 0) * outside for r, c in node.capacity.items()}
-    cards = {
-        r: {str(card): CARD for card in range(node.capacity[r] // CARD)}
-        for r in CARDS
-        if r in node.capacity
-    }
-    return Room(free, cards).takes(amounts)
+    return Room(free, cards_of(node)).takes(amounts)
 
 
 def parts(amounts: Amounts, count: int, largest: bool) -> Amounts:

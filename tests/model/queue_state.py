@@ -35,7 +35,7 @@ from ledger.events import (
     Withdrawn,
 )
 from ledger.policy import Policy
-from ledger.requests import Amounts, Placement, Request
+from ledger.requests import Amounts, Devices, Placement, Request
 
 HOLDING = ("active", "reserved", "ending")
 
@@ -67,6 +67,14 @@ class Entry:
     stood: dict[str, set[str]] = field(default_factory=dict)
     passed: int = 0
     overtaken: int = 0
+    asked_as: str = ""
+    confirmed: bool = False
+    ended_at: int | None = None
+
+    @property
+    def parent(self) -> str | None:
+        """The allocation that it draws on, None where it draws on the pool itself."""
+        return self.request.parent
 
     @property
     def unit(self) -> str:
@@ -109,13 +117,17 @@ class Unit:
 
 @dataclass(slots=True)
 class NodeState:
-    """A node as it was announced, and what others use of it."""
+    """A node as it was announced, and what others use of it.
+
+    ``cards`` says what of which card there is, None where all of its cards are there.
+    """
 
     name: str
     capacity: Amounts
     labels: dict[str, str]
     cordoned: bool = False
     outside: Amounts = field(default_factory=dict)
+    cards: Devices | None = None
 
 
 @dataclass(slots=True)
@@ -135,7 +147,13 @@ class PoolState:
 
 
 class World:
-    """Everything that is so after the events told so far."""
+    """Everything that is so after the events told so far.
+
+    Its questions are about what draws on the pools themselves. What draws on the allocation ``parent``
+    has a world of its own: see :class:`tests.model.queue_nesting.Inside`.
+    """
+
+    parent: str | None = None
 
     def __init__(self) -> None:
         self.pools: dict[str, PoolState] = {}
@@ -145,18 +163,24 @@ class World:
     # --- questions ------------------------------------------------------------------------------
 
     def holding(self, pool: str | None = None) -> list[Entry]:
-        """What holds capacity, in a pool or in all."""
+        """What holds capacity here, in a pool or in all."""
         return [
-            each
-            for each in self.entries.values()
-            if each.state in HOLDING and pool in (None, each.pool)
+            each for each in self.live() if each.parent == self.parent and pool in (None, each.pool)
         ]
+
+    def live(self) -> list[Entry]:
+        """What holds anything, whatever it draws on."""
+        return [each for each in self.entries.values() if each.state in HOLDING]
+
+    def drawing(self, id: str) -> list[Entry]:
+        """What holds a part of what an allocation has."""
+        return [each for each in self.live() if each.parent == id]
 
     def waiting(self, pool: str) -> list[Unit]:
         """The places in a pool's queue, as they came."""
         units: dict[str, Unit] = {}
         for each in self.entries.values():
-            if each.state == "waiting" and each.pool == pool:
+            if each.state == "waiting" and (each.pool, each.parent) == (pool, self.parent):
                 units.setdefault(each.unit, Unit(each.unit, [])).members.append(each)
         for unit in units.values():
             unit.members.sort(key=lambda each: each.position)
@@ -169,6 +193,10 @@ class World:
             for each in self.holding(pool)
             if each.tenant == tenant and holder in (None, each.holder)
         )
+
+    def cordoned(self, pool: str, node: str) -> bool:
+        """Whether nothing new lands on a node of a pool."""
+        return self.pools[pool].nodes[node].cordoned
 
     # --- what an event changes --------------------------------------------------------------------
 
@@ -256,6 +284,7 @@ class World:
             event.at,
             "waiting",
             gang=body.gang,
+            asked_as=asked_as(event),
         )
         self.entries[id] = entry
         return entry
@@ -275,7 +304,8 @@ class World:
         for node in kept - known.claim:
             known.stood[node] = {
                 each.id
-                for each in self.holding(known.pool)
+                for each in self.live()
+                if (each.pool, each.parent) == (known.pool, known.parent)
                 for part in each.placements
                 if part.node == node and set(part.amounts) & wanted
             }
@@ -320,13 +350,23 @@ class World:
 
     def _end(self, event: Event, entry: Entry) -> None:
         pool = self.pools[entry.pool]
-        confirmed = entry.state in ("active", "ending")
-        if pool.consumable and confirmed and not isinstance(event.body, Withdrawn):
+        entry.confirmed = entry.state in ("active", "ending")
+        own = entry.confirmed and entry.parent is None
+        if pool.consumable and own and not isinstance(event.body, Withdrawn):
             consumed = getattr(event.body, "consumed", None)
             for resource, amount in entry.amounts.items():
                 used = amount if consumed is None else consumed.get(resource, 0)
                 pool.spent[resource] = pool.spent.get(resource, 0) + used
         entry.state, entry.amounts, entry.placements = "ended", {}, ()
+        entry.ended_at = event.at
+
+
+def asked_as(event: Event) -> str:
+    """The id of the command that an event is the effect of, and which of a batch's requests it is."""
+    cause = event.cause
+    if cause is None:
+        return ""
+    return cause.command_id if cause.item is None else f"{cause.command_id}#{cause.item}"
 
 
 def first_refill(policy: Policy, since: int, now: int) -> int | None:

@@ -45,6 +45,10 @@ class Stretching:
         wrong_unless(body.previous == entry.amounts, event, f"it had {entry.amounts}")
         nodes = [part.node for part in entry.placements]
         wrong_unless([p.node for p in body.placements] == nodes, event, "it stays where it is")
+        grows = any(amount > entry.amounts.get(r, 0) for r, amount in body.amounts.items())
+        if grows and self.world.parent is None:
+            still = [name for name in nodes if self.world.cordoned(entry.pool, name)]
+            wrong_unless(not still, event, f"nothing grows on {still}, which is cordoned")
         if event.cause is not None:
             return
         wrong_unless(entry.state == "active", event, f"it is {entry.state}")
@@ -52,6 +56,8 @@ class Stretching:
         wrong_unless(most is not None, event, "it is not elastic")
         assert most is not None
         wrong_unless(not entry.by_hand, event, "its size was chosen by hand")
+        drawing = [each.id for each in self.world.drawing(entry.id)]
+        wrong_unless(not drawing, event, f"{drawing} draw on it")
         wrong_unless(set(body.amounts) == set(entry.amounts), event, "the same resources")
         more, less = set[str](), set[str]()
         for resource, amount in body.amounts.items():
@@ -156,10 +162,10 @@ def grows_no_more(world: World, pool: str) -> list[str]:
     found = []
     state = world.pools[pool]
     for each in world.holding(pool):
-        if not stretchable(each) or len(each.placements) != 1:
+        if not stretchable(world, each) or len(each.placements) != 1:
             continue
         node = state.nodes[each.placements[0].node]
-        if node.cordoned:
+        if world.cordoned(pool, node.name):
             continue
         room = room_on(world, state, node)
         most = each.request.most or {}

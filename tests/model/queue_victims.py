@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
-from itertools import combinations
+from collections.abc import Collection, Sequence
+from itertools import combinations, permutations
 
 from ledger.events import Ending, Event, Reclaimed
 from ledger.requests import PRIORITIES
@@ -31,8 +31,11 @@ class Victims:
         """A step begins."""
         self.now, self.heirs, self.chosen, self.then = now, set(), {}, {}
 
-    def sent_away(self, event: Event, victim: Entry) -> None:
-        """Somebody is asked to go, or goes at once, so that another gets in."""
+    def sent_away(self, event: Event, victim: Entry, then: World | None = None) -> None:
+        """Somebody is asked to go, or goes at once, so that another gets in.
+
+        ``then`` is the world of that choice, where what drew on the victim has been ended since.
+        """
         body = event.body
         assert isinstance(body, Ending | Reclaimed)
         heir = self.world.entries.get(body.reason.split(" ")[0])
@@ -40,6 +43,8 @@ class Victims:
         assert heir is not None
         wrong_unless(heir.state == "waiting", event, f"{heir.id} is {heir.state}")
         wrong_unless(heir.pool == victim.pool, event, "another pool's")
+        wrong_unless(heir.parent is None, event, f"{heir.id} draws on {heir.parent}")
+        wrong_unless(victim.parent is None, event, f"it draws on {victim.parent}")
         wrong_unless(victim.state == "active", event, f"it is {victim.state}")
         wrong_unless(len(victim.placements) == 1, event, "it lies on several nodes")
         unit = next(u for u in self.world.waiting(heir.pool) if u.id == heir.unit)
@@ -53,7 +58,7 @@ class Victims:
             until = grace if victim.lease is None else min(grace, victim.lease)
             wrong_unless(body.deadline == until, event, f"its grace ends at {until}")
         self.heirs.add(heir.unit)
-        self.then.setdefault(heir.unit, copy.deepcopy(self.world))
+        self.then.setdefault(heir.unit, then or copy.deepcopy(self.world))
         self.chosen.setdefault(heir.unit, []).append((event, victim.id))
 
     def granted(self, unit: Unit) -> None:
@@ -74,7 +79,11 @@ class Victims:
         event = chosen[-1][0]
         unit = next(u for u in then.waiting(event.pool or "") if u.id == heir)
         ids = [id for _, id in chosen]
-        wrong_unless(self._within(then, unit, ids), event, "more goes than was borrowed")
+        in_turn = self._within(then, unit, ids) or (
+            # Of several nodes the statement does not say on which somebody is asked first.
+            not unit.simple and any(self._one_by_one(then, unit, o) for o in permutations(ids))
+        )
+        wrong_unless(in_turn, event, "more goes than was borrowed")
         if unit.simple:
             self._judge(then, unit, ids, event)
 
@@ -107,8 +116,12 @@ class Victims:
         They go one after the other, the youngest first, and each goes whole: the last of them may be
         larger than what is left of the loan.
         """
+        in_order = sorted(ids, key=lambda each: (-_granted_at(world, each), -int(each[1:])))
+        return self._one_by_one(world, unit, in_order)
+
+    def _one_by_one(self, world: World, unit: Unit, ids: Sequence[str]) -> bool:
         gone: list[str] = []
-        for id in sorted(ids, key=lambda each: (-_granted_at(world, each), -int(each[1:]))):
+        for id in ids:
             victim = world.entries[id]
             if not all(lower(world, victim, each) for each in unit.members) and not any(
                 self._over(world, unit, victim.tenant, gone, key) for key in world.quotas
@@ -144,9 +157,9 @@ def _a_process(world: World, node: str, ids: Collection[str]) -> bool:
     """Whether room on a node takes the end of a process: a claim is not moved to there."""
     return any(
         each.by_process and (each.state == "ending" or each.id in ids)
-        for each in world.entries.values()
+        for each in world.holding()
         for part in each.placements
-        if part.node == node and each.state != "ended"
+        if part.node == node
     )
 
 

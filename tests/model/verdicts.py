@@ -208,6 +208,9 @@ def _on_adjust(model: Model, command: Adjust, held: Held) -> set[str]:
         reasons.add("quota_exceeded")
     if model.in_the_way(held.pool, held.parent, grown):
         reasons.add("reserved_for_waiting")
+    lender = None if held.parent is None else model.get(held.parent)
+    if lender is not None and lender.state != "active":
+        reasons.add("insufficient_capacity")
     if site.cordoned or not grows_on(site, held.amounts, held.cards, wanted):
         reasons.add("insufficient_capacity")
     if not could_fit(site, grown):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from ledger.commands import (
+    Adjust,
     AllocateBatch,
     Await,
     Claim,
@@ -14,6 +16,7 @@ from ledger.commands import (
     LeaveNode,
     ObserveCapacity,
     OpenPool,
+    Reclaim,
     Withdraw,
 )
 from ledger.requests import NodeSpec
@@ -90,7 +93,7 @@ def test_what_a_claim_gives_up_goes_to_those_who_wait_before_the_next_newcomer()
     )
     s.got({"cpu": 2}, select={"zone": "a"}, ttl=LONG)
     s.quota({"cpu": 6}, tenant="ann")
-    zone_a = {"select": {"zone": "a"}, "tenant": "ann"}
+    zone_a: dict[str, Any] = {"select": {"zone": "a"}, "tenant": "ann"}
     large = s.waits({"cpu": 4}, wait=LONG, **zone_a)
     s.refused({"cpu": 1}, select={"zone": "a"}, holder="x")
     assert s.book.allocations[large].claims == ("n1",)
@@ -129,6 +132,76 @@ def test_a_claim_does_not_move_to_a_node_that_a_gang_ahead_of_it_needs() -> None
     s.when(Withdraw(command_id="w", allocation=gang or "", claim=Claim("h1")))
     s.refused({"cpu": 1}, holder="x")
     assert s.book.pools["box"].space.claims == {"n1": first, "n3": small}
+
+
+# --- who comes first ---------------------------------------------------------------------------------
+
+
+def test_beyond_the_depth_those_with_a_claim_are_served_by_their_place_in_line() -> None:
+    s = Scenario()
+    s.pool(policy={"overtakes_max": 0, "backfill_depth": 1}, n1={"cpu": 2}, n2={"cpu": 2})
+    s.quota({"cpu": 2}, tenant="ann")
+    both = [s.got({"cpu": 2}, ttl=50) for _ in range(2)]
+    low = s.waits({"cpu": 2}, tenant="ann", priority="low", wait=LONG)
+    s.refused({"cpu": 1}, holder="x")
+    normal = s.waits({"cpu": 2}, tenant="ann", holder="h2", wait=LONG)
+    s.refused({"cpu": 1}, holder="x")
+    assert s.book.pools["box"].space.claims == {"n1": low, "n2": normal}
+    critical = s.waits({"cpu": 2}, priority="critical", holder="c", wait=LONG)
+    s.later(100)
+    s.settle()
+    assert all(each not in s.book.allocations for each in both)
+    # The first in line is looked at; beyond it, whoever has a claim, and the quota lets one of them in.
+    assert s.book.allocations[normal].state == "active"
+    assert s.book.allocations[low].state == "waiting"
+    assert s.book.allocations[critical].state == "active"
+
+
+def test_a_request_of_somebody_who_holds_something_comes_after_those_who_hold_nothing() -> None:
+    s = Scenario()
+    s.pool(
+        policy={"overtakes_max": 0, "backfill_depth": 1},
+        n1={"cpu": 2},
+        n2={"cpu": 2},
+        n3={"cpu": 1},
+    )
+    s.quota({"cpu": 3}, tenant="ann")
+    s.got({"cpu": 1}, tenant="ann", holder="busy", select=None, strategy="best_fit", ttl=LONG)
+    for _ in range(2):
+        s.got({"cpu": 2}, ttl=50)
+    busy = s.waits({"cpu": 2}, tenant="ann", holder="busy", wait=LONG)
+    s.refused({"cpu": 1}, holder="x")
+    idle = s.waits({"cpu": 2}, tenant="ann", holder="idle", wait=LONG)
+    s.refused({"cpu": 1}, holder="x")
+    s.waits({"cpu": 2}, priority="critical", holder="c", wait=LONG)
+    s.later(100)
+    s.settle()
+    assert s.book.allocations[idle].state == "active"
+    assert s.book.allocations[busy].state == "waiting"
+
+
+def test_nobody_is_sent_away_where_one_whom_an_operator_asked_to_go_makes_room() -> None:
+    s = Scenario()
+    s.pool(policy={"preemption": "lower_priority"}, n1={"cpu": 4}, n2={"cpu": 4})
+    going = s.got({"cpu": 4}, priority="high", process=PROCESS)
+    low = s.got({"cpu": 4}, priority="low", ttl=LONG)
+    ops = Claim("ops", operator=True)
+    s.on(Reclaim, going, claim=ops, cause="forced", process_alive=True)
+    s.waits({"cpu": 4}, priority="normal", holder="n", wait=LONG)
+    assert s.book.allocations[going].state == "ending"
+    assert s.book.allocations[low].state == "active"
+
+
+def test_who_draws_on_what_was_asked_to_end_does_not_grow() -> None:
+    s = Scenario()
+    s.pool(n1={"cpu": 4})
+    parent = s.got({"cpu": 4}, process=PROCESS)
+    child = s.got({"cpu": 1}, parent=parent)
+    ops = Claim("ops", operator=True)
+    s.on(Reclaim, parent, claim=ops, cause="forced", process_alive=True)
+    (refused,) = s.on(Adjust, child, amounts={"cpu": 2})
+    assert refused.type == "refused"
+    assert "was asked to end and lends nothing more" in refused.body.message  # type: ignore[union-attr]
 
 
 # --- budgets -----------------------------------------------------------------------------------------

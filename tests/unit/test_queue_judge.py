@@ -6,13 +6,20 @@ have. What is changed is only what the fault is about; positions stay without ga
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from ledger.commands import Adjust, AllocateBatch, Confirm, OpenPool, Release, SetQuota, Transfer
+from ledger.commands import (
+    Adjust,
+    AllocateBatch,
+    Confirm,
+    OpenPool,
+    Release,
+    SetQuota,
+    Transfer,
+)
 from ledger.events import (
     Adjusted,
     Allocated,
@@ -23,71 +30,18 @@ from ledger.events import (
     Replenished,
 )
 from ledger.requests import NodeSpec, Placement
-from tests.model.queue_judge import Judge
-from tests.model.queue_wrong import Wrong
+from tests.model.queue_forging import (
+    LONG,
+    accepted,
+    box,
+    changed,
+    grant_of,
+    last,
+    rejected,
+    swapped,
+    without,
+)
 from tests.scenario import SECOND, Scenario
-
-LONG = 10**6
-
-
-def box(nodes: int = 1, **policy: Any) -> Scenario:
-    s = Scenario()
-    capacity: dict[str, Any] = {f"n{i + 1}": {"cpu": 8} for i in range(nodes)}
-    s.pool(policy=dict(policy), **capacity)
-    return s
-
-
-def numbered(events: list[Event]) -> list[Event]:
-    """The events with positions without gaps, all names kept."""
-    return [replace(event, position=number + 1) for number, event in enumerate(events)]
-
-
-def rejected(events: list[Event], why: str) -> None:
-    """The judge finds fault with a log, for this reason."""
-    with pytest.raises(Wrong, match=why):
-        Judge().all(numbered(events))
-
-
-def accepted(s: Scenario) -> list[Event]:
-    """The log as it is, which the judge accepts."""
-    Judge().all(s.events)
-    return list(s.events)
-
-
-def without(events: list[Event], gone: Callable[[Event], bool]) -> list[Event]:
-    return [event for event in events if not gone(event)]
-
-
-def changed(events: list[Event], index: int, **fields: Any) -> list[Event]:
-    """The log with other fields in the body of one event."""
-    found = list(events)
-    body: Any = found[index].body
-    found[index] = replace(found[index], body=replace(body, **fields))
-    return found
-
-
-def last(events: list[Event], kind: type[Any]) -> int:
-    return max(i for i, event in enumerate(events) if isinstance(event.body, kind))
-
-
-def swapped(events: list[Event], granted: str, instead: Event) -> list[Event]:
-    """The log in which not ``granted`` but another waiting request of the same size was served."""
-    (index,) = [
-        i
-        for i, event in enumerate(events)
-        if event.allocation == granted and isinstance(event.body, Allocated)
-    ]
-    old, asked = events[index].body, instead.body
-    assert isinstance(old, Allocated) and isinstance(asked, Queued)
-    found = list(events)
-    found[index] = replace(
-        events[index],
-        allocation=instead.allocation,
-        tenant=instead.tenant,
-        holder=instead.holder,
-        body=replace(old, request=asked.request, queued_at=instead.at),
-    )
-    return found
 
 
 def two_wait(**policy: Any) -> tuple[Scenario, str, Event]:
@@ -138,19 +92,6 @@ def claimed() -> tuple[Scenario, str]:
         s.got({"cpu": 1}, holder="small", ttl=LONG)
     s.refused({"cpu": 1}, holder="small")
     return s, large
-
-
-def grant_of(events: list[Event], in_use: int) -> Event:
-    """One more small grant, as a fault would write it."""
-    like = next(e for e in reversed(events) if isinstance(e.body, Allocated))
-    assert isinstance(like.body, Allocated)
-    part = Placement("n1", {"cpu": 1}, {"cpu": in_use})
-    at = events[-1].at + SECOND
-    position = len(events) + 1
-    body = replace(like.body, placements=(part,))
-    return replace(
-        like, position=position, at=at, recorded_at=at, allocation=f"A{position}", body=body
-    )
 
 
 def test_it_rejects_what_lands_on_a_claimed_node() -> None:
