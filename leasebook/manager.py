@@ -257,17 +257,21 @@ class ResourceManager:
 
         Raises Refused (``reason``, ``shortfall``, ``blockers``), InvalidInput, LedgerUnavailable.
         """
-        alone = block and options.get("command_id") is None
-        result: AllocationResult = self.try_allocate(amounts, pool=pool, blocks=alone, **options)
-        if result.outcome == "waiting" and block:
-            assert result.allocation is not None
-            try:
+        keep = options.get("command_id") is not None
+        if not keep:
+            options["command_id"] = new_command_id()
+        try:
+            result: AllocationResult = self.try_allocate(
+                amounts, pool=pool, blocks=block and not keep, **options
+            )
+            if result.outcome == "waiting" and block:
+                assert result.allocation is not None
                 return self.wait(result.allocation.id)
-            except BaseException as error:
-                if not isinstance(error, Exception) and options.get("command_id") is None:
-                    # Interrupted, and without an id nobody can come back for the place.
-                    self._give_up(result.allocation)
-                raise
+        except BaseException as error:
+            if not isinstance(error, Exception) and not keep:
+                # Interrupted, and without an id nobody can come back for it.
+                self._give_up(amounts, pool, options)
+            raise
         if result.outcome == "refused":
             raise refused(result.receipt)
         assert result.allocation is not None
@@ -283,12 +287,19 @@ class ResourceManager:
         self.ledger.waiter.until(allocation, no_longer_waiting, limit)
         return self._questions.granted(allocation)
 
-    def _give_up(self, handle: AllocationHandle) -> None:
-        """Leave the queue, or give back what was granted meanwhile."""
-        for leave in (self.withdraw, self.release):
-            with contextlib.suppress(LeasebookError):
-                leave(handle.id, holder=handle.holder, tenant=handle.tenant)
+    def _give_up(self, amounts: Mapping[str, Any], pool: str, options: dict[str, Any]) -> None:
+        """Leave the queue, or give back what was granted. Whether the command was committed is not
+        known at that moment: so it is given again, under the same id, and there is a receipt.
+        """
+        with contextlib.suppress(LeasebookError):
+            result: AllocationResult = self.try_allocate(amounts, pool=pool, **options)
+            if result.allocation is None:
                 return
+            handle = result.allocation
+            for leave in (self.withdraw, self.release):
+                with contextlib.suppress(Refused):
+                    leave(handle.id, holder=handle.holder, tenant=handle.tenant)
+                    return
 
     @checked
     def allocate_memory(self, request: MemoryRequest) -> AllocationHandle:

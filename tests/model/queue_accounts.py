@@ -148,6 +148,8 @@ def _as_few_as_it_takes(
         for node in nodes
         if node.name not in claimed
     ]
-    if count > 1:
+    # What is packed together with others takes as few as they all leave it.
+    together = body.gang is not None or (event.cause is not None and event.cause.items is not None)
+    if count > 1 and not together:
         alone = any(room.takes(body.request.amounts) for room in rooms)
         wrong_unless(not alone, event, "one node would have taken it")
