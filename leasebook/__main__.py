@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _run(argv)
     gc.set_threshold(COLLECT_AFTER_OBJECTS)
+    _hold_closed_descriptors()
     code = _run(sys.argv[1:])
     _leave_at_once(code)
     return code
@@ -37,6 +38,20 @@ def _run(argv: Sequence[str]) -> int:
     from leasebook.cli.app import run
 
     return run(argv)
+
+
+def _hold_closed_descriptors() -> None:
+    """Put the null device where stdin, stdout or stderr is closed.
+
+    Else the next file that is opened, such as the ledger's gate, takes its number, and with it what
+    libraries and commands write there.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is this one: those below it are taken by now.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _leave_at_once(code: int) -> None:

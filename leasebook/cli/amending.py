@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from leasebook.cli.failures import MISSING, Failure
 from leasebook.cli.options import session_of, verb
 from leasebook.cli.record import position_in
+from leasebook.cli.session import Room
 
 
 @verb("redact")
@@ -19,6 +21,7 @@ def redact_command(ctx: click.Context, position: str, reason: str, by: str | Non
     at = position_in(position)
     with session.open() as room:
         log = room.ledger.writer.log
+        _check_there(room, at)
         receipt = room.ask.redact(at, reason, by=by)
     # Closing the ledger has tried once more to overwrite what readers kept in use.
     pending = getattr(log, "erasure_pending", False)
@@ -62,6 +65,7 @@ def correct_command(
     session = session_of(ctx)
     at = position_in(position)
     with session.open() as room:
+        _check_there(room, at)
         receipt = room.ask.correct(
             at, reason, ended_at=ended_at, ended_by=ended_by, by=by, command_id=command_id
         )
@@ -72,3 +76,10 @@ def correct_command(
         "replayed": receipt.replayed,
     }
     session.answer(document, f"corrected  event {at}, by event {receipt.positions[0]}")
+
+
+def _check_there(room: Room, position: int) -> None:
+    """Raise Failure where there is no event at a position."""
+    if not 0 < position <= room.ledger.writer.log.head().position:
+        said = f"there is no event {position}"
+        raise Failure("no_such_event", said, "see `leasebook events`", MISSING)

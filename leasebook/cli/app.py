@@ -24,7 +24,8 @@ from leasebook.cli.failures import (
     failure_from,
 )
 from leasebook.cli.options import common_params
-from leasebook.cli.session import Session, print_json
+from leasebook.cli.session import Session, print_json, to_json
+from leasebook.cli.streams import Unwritten, drop_output, made_ready, say
 
 VERBS: dict[str, tuple[str, str]] = {
     "pool": ("pools", "Open, show, resize, cordon and close pools."),
@@ -128,6 +129,11 @@ def program() -> Program:
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code. Raises nothing; says what went wrong."""
     session = Session(json="--json" in _own(argv))
+    with made_ready():
+        return _run(argv, session)
+
+
+def _run(argv: Sequence[str], session: Session) -> int:
     try:
         code = _invoke(list(argv), session)
         if sys.stdout is not None:
@@ -136,29 +142,29 @@ def run(argv: Sequence[str]) -> int:
         return code
     except BrokenPipeError:
         # Whoever read the output has enough of it.
-        _drop_output()
+        drop_output()
         return PIPE_CLOSED
     except (KeyboardInterrupt, click.Abort):
-        _fail(Failure("interrupted", "interrupted", "", INTERRUPTED), session)
-        return INTERRUPTED
+        return _fail(Failure("interrupted", "interrupted", "", INTERRUPTED), session)
     except click.exceptions.NoArgsIsHelpError as error:
         if session.json:
             return _fail(Failure("invalid", "a verb is missing", "see --help", INVALID), session)
-        print(error.format_message(), file=sys.stderr)
+        say(error.format_message())
         return INVALID
     except click.ClickException as error:
         return _fail(_usage_failure(error), session)
+    except Unwritten as error:
+        drop_output()
+        # With --json too: stdout is where nothing can be said.
+        failure = _unwritten_failure(error, session)
+        say(failure.line())
+        return session.code_of_failure(failure.code)
     except Exception as error:
         if os.environ.get("LEASEBOOK_DEBUG") == "1":
             import traceback
 
             traceback.print_exc()
         return _fail(failure_from(error), session)
-
-
-def _drop_output() -> None:
-    """What is left in the buffer of stdout must not be flushed to where it could not be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _own(argv: Sequence[str]) -> Sequence[str]:
@@ -188,15 +194,34 @@ def _usage_failure(error: click.ClickException) -> Failure:
     return Failure("unavailable", message, "", FAILED)
 
 
+def _unwritten_failure(error: Unwritten, session: Session) -> Failure:
+    """What is so when an answer cannot be written: what was decided before it stands."""
+    why = error.strerror or "it cannot be written"
+    if not session.writes:
+        return Failure("unavailable", f"stdout: {why}", "check where the output goes to", FAILED)
+    return Failure(
+        "unavailable",
+        f"the command was decided and recorded, but its answer cannot be written to stdout: {why}",
+        "see `leasebook list` and `leasebook events` for what came of it",
+        FAILED,
+    )
+
+
 def _fail(failure: Failure, session: Session) -> int:
-    if session.json:
+    code = failure.code
+    if code != INTERRUPTED:
+        code = session.code_of_failure(code)
+    if not session.json:
+        say(failure.line())
+    elif session.fails_on_stderr:
+        say(to_json(failure.to_json()))
+    else:
         try:
             print_json(failure.to_json())
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except OSError:
             # There is no room, or nobody reads any more.
-            _drop_output()
-            print(failure.line(), file=sys.stderr)
-    else:
-        print(failure.line(), file=sys.stderr)
-    return session.code_of_failure(failure.code)
+            drop_output()
+            say(failure.line())
+    return code

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from leasebook.cli.failures import UNPROVEN, Failure
+from leasebook.cli.failures import UNPROVEN, Failure, about_file
 from leasebook.cli.options import filters, session_of, verb
-from leasebook.cli.session import Room, to_json
+from leasebook.cli.session import Room, print_json_text, to_json
 
 if TYPE_CHECKING:
     from projections.engine import Engine
@@ -79,6 +79,8 @@ def audit_command(
         rows = len(trail.entries)
         document = {"report": "audit", "format": form, "path": out, "rows": rows}
         session.answer({**document, "ok": trail.rests.ok}, f"{out}  {rows} events")
+    elif form in ("json", "cloudevents"):
+        print_json_text(_rendered(trail, form), end="")
     else:
         print(_rendered(trail, form), end="")
     if not trail.rests.ok:
@@ -162,7 +164,7 @@ def _write(trail: Trail, form: str, out: str, force: bool) -> None:
     from reports.exporting.destination import new_file
 
     content = _rendered(trail, form).encode("utf-8", "backslashreplace")
-    with new_file(Path(out), force=force) as partial:
+    with about_file(out), new_file(Path(out), force=force) as partial:
         partial.write_bytes(content)
 
 
@@ -210,7 +212,7 @@ def export_command(
         from leasebook.cli.record import position_in
 
         bounds["after"] = max(bounds.get("after", 0), position_in(after))
-    with session.open(read_only=True) as room:
+    with session.open(read_only=True) as room, about_file(out):
         if what != "events":
             if bounds:
                 raise click.UsageError(
@@ -238,7 +240,7 @@ def _checked_export(
         return _export_events(room, out, form, bounds, force)
     except LedgerCorrupt as error:
         if out == "-":
-            sys.stdout.buffer.flush()
+            _stdout().flush()
         raise Failure("corrupt", error.message, error.hint, UNPROVEN) from error
 
 
@@ -255,12 +257,22 @@ def _export_events(
             raise InvalidInput("Parquet needs a folder, not stdout", "give --out DIR")
         return export.to_folder(path, force=force)
     if out == "-":
-        done = export.to_stream(sys.stdout.buffer.write)
-        sys.stdout.buffer.flush()
+        stdout = _stdout()
+        done = export.to_stream(stdout.write)
+        stdout.flush()
         return done
     if path.is_dir() or out.endswith("/"):
         return export.to_folder(path, force=force)
     return export.to_file(path, force=force)
+
+
+def _stdout() -> BinaryIO:
+    """stdout for bytes. Raises InvalidInput where it is closed."""
+    from ledger.errors import InvalidInput
+
+    if sys.stdout is None:
+        raise InvalidInput("stdout is closed", "give --out FILE")
+    return sys.stdout.buffer
 
 
 def _export_table(room: Room, what: str, out: str, form: str, force: bool) -> dict[str, Any]:
@@ -275,8 +287,9 @@ def _export_table(room: Room, what: str, out: str, form: str, force: bool) -> di
         if out == "-":
             if form != "jsonl":
                 raise InvalidInput(f"{form} cannot go to stdout here", "give --out FILE")
-            write_lines(table_lines(table), sys.stdout.buffer.write)
-            sys.stdout.buffer.flush()
+            stdout = _stdout()
+            write_lines(table_lines(table), stdout.write)
+            stdout.flush()
             return {}
         path = Path(out)
         if path.is_dir() or out.endswith("/"):

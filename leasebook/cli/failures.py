@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 from ledger.errors import (
     InvalidInput,
@@ -15,6 +17,9 @@ from ledger.errors import (
     Reason,
     Refused,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -80,6 +85,19 @@ def one_line(text: str) -> str:
     """The text without line breaks or runs of spaces, and without what a terminal would act on."""
     joined = " ".join(str(text).split())
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
+
+
+@contextlib.contextmanager
+def about_file(file: str | Path) -> Iterator[None]:
+    """A system's error within it that names no file, as that of a full disk, is about this one."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise type(error)(error.errno, error.strerror, str(file)) from error
 
 
 def code_of(reason: str) -> int:

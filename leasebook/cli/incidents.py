@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leasebook.cli.failures import INVALID, UNPROVEN, Failure, one_line
+from leasebook.cli.failures import INVALID, UNPROVEN, Failure, about_file, one_line
 from leasebook.cli.options import Verb, VerbGroup, session_of
 from leasebook.cli.session import Session
 
@@ -94,16 +94,17 @@ def export_(ctx: click.Context, /, file: str, since: str, until: str, **options:
     with _past(session) as past:
         span = _span(past, session, since, until)
         key = _signing_key(ledger_id_of(past))
-        done = export(
-            past,
-            file,
-            span,
-            key,
-            now=time.time_ns(),
-            program=_program(),
-            choices=choices,
-            force=force,
-        )
+        with about_file(file):
+            done = export(
+                past,
+                file,
+                span,
+                key,
+                now=time.time_ns(),
+                program=_program(),
+                choices=choices,
+                force=force,
+            )
     document = _document(done.manifest) | {"path": str(done.path), "bytes": done.size}
     session.answer(
         document,

@@ -31,6 +31,9 @@ def list_command(ctx: click.Context, /, **wanted: Any) -> None:
     session = session_of(ctx)
     with session.open(read_only=True) as room:
         found = [handle.to_json() for handle in room.ask.list(**wanted)]
+        if not found and wanted["pool"] is not None:
+            # Raises where there is no such pool, which is another thing than an empty one.
+            room.ask.pool(wanted["pool"])
         observed = not session.json and room.ledger.writer.read(_has_observed)
     if session.json:
         session.answer({"allocations": found})
@@ -108,7 +111,7 @@ def why_command(ctx: click.Context, what: str | None, last: bool, holder: str | 
     if last == (what is not None) or (holder and not last):
         raise click.UsageError("name an allocation or a refusal (A17, R19), or give --last", ctx)
     with session.open(read_only=True) as room:
-        document = story_out(room.ask.why(what or _last(room, holder)))
+        document = story_out(room.ask.why(_last(room, holder) if what is None else what))
     if session.json:
         session.answer(document)
         return

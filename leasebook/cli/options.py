@@ -45,7 +45,7 @@ def common_params() -> list[click.Parameter]:
             is_flag=True,
             expose_value=False,
             callback=_keep_json,
-            help="Answer with one JSON document on stdout.",
+            help="Answer in JSON on stdout: one document, unless said otherwise.",
         ),
     ]
 

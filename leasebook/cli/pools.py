@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leasebook.cli.failures import MISSING, Failure
 from leasebook.cli.nodes import checked, host_amounts, nodes_in, read_nodes
 from leasebook.cli.options import VerbGroup, amounts_in, command_id, pairs_in, session_of
 from leasebook.cli.session import Session
@@ -266,12 +267,14 @@ def _cordon(ctx: click.Context, node: str, pool: str | None, **options: Any) -> 
 
 
 def _pool_with(book: Any, node: str) -> str:
-    """The one open pool that has a node of this name. Raises InvalidInput where there is not one."""
+    """The one open pool that has a node of this name. Raises Failure where there is none, and
+    InvalidInput where there are several."""
     names = [p.name for p in book.pools.values() if not p.closed and node in p.space.nodes]
     if len(names) == 1:
         return str(names[0])
     if not names:
-        raise InvalidInput(f"no pool has a node {node[:40]!r}", "see `leasebook pool list`")
+        said = f"no open pool has a node {node[:40]!r}"
+        raise Failure("no_such_node", said, "see `leasebook pool list`", MISSING)
     raise InvalidInput(
         f"{len(names)} pools have a node {node!r}: {', '.join(sorted(names)[:5])}",
         "say which with --pool",

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leasebook.cli.failures import UNPROVEN, Failure
+from leasebook.cli.failures import UNPROVEN, Failure, about_file
 from leasebook.cli.options import filters, session_of, verb
-from leasebook.cli.session import Room, Session, print_json, to_json
+from leasebook.cli.session import Room, Session, print_json, print_json_text, to_json
 
 if TYPE_CHECKING:
     from ledger.events import Event
@@ -55,6 +55,7 @@ def events_command(
         raise click.UsageError("--follow has no end, so it takes no --until", ctx)
     bounds = _bounds(position_in(after), since, until)
     with session.open(read_only=True) as room:
+        _check_type(room, wanted["type"])
         if follow:
             _follow(room, session, bounds, limit, wanted)
             return
@@ -64,6 +65,18 @@ def events_command(
         else:
             for row in found:
                 print(row_text(row))
+
+
+def _check_type(room: Room, name: str | None) -> None:
+    """Raise InvalidInput for a type that neither the program nor the log knows."""
+    from ledger.codec import EVENT_TYPES
+    from ledger.errors import InvalidInput
+
+    if name is None or name in EVENT_TYPES or any(room.ask.rows(type=name, limit=1)):
+        return
+    raise InvalidInput(
+        f"there is no event type {name[:40]!r}", f"there are {', '.join(EVENT_TYPES)}"
+    )
 
 
 def position_in(text: str) -> int:
@@ -101,13 +114,13 @@ def _print_document(found: Iterator[Row], head: int, bounds: dict[str, Any]) -> 
     """One JSON document, written as it is read: a log may be larger than memory."""
     from leasebook.when import rfc3339
 
-    print('{"events":[', end="")
+    print_json_text('{"events":[', end="")
     comma = ""
     for row in found:
-        print(comma + to_json(_out(row)), end="")
+        print_json_text(comma + to_json(_out(row)), end="")
         comma = ","
     echoed = {name: rfc3339(bounds[name]) for name in ("since", "until")}
-    print("]," + to_json({"position": head, **echoed})[1:])
+    print_json_text("]," + to_json({"position": head, **echoed})[1:])
 
 
 def _follow(
@@ -128,7 +141,10 @@ def _follow(
             continue
         asked = bounds | {"after": after, "upto": head}
         for row in room.ask.rows(**asked, limit=left, **wanted):
-            print(to_json(_out(row)) if session.json else row_text(row))
+            if session.json:
+                print_json(_out(row))
+            else:
+                print(row_text(row))
             left = None if left is None else left - 1
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -248,14 +264,23 @@ def _noted(room: Room, checkpoints: tuple[str, ...], key: str | None) -> list[No
 
 
 def _read_note(file: str) -> str:
+    """The text of a checkpoint's file. Raises InvalidInput where it has not even the look of one."""
     from ledger.errors import InvalidInput
 
     try:
         with Path(file).open(encoding="utf-8", newline="") as stream:
-            return stream.read(NOTE_CHARACTERS_MAX + 1)
+            text = stream.read(NOTE_CHARACTERS_MAX + 1)
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
         raise InvalidInput(f"{file} cannot be read: {why}", "name a checkpoint's file") from None
+    origin, *more = text.split("\n", 2)
+    if not origin or len(more) < 2 or not more[0].isdecimal():
+        # One that was damaged or changed is another matter: it is what it was kept for.
+        raise InvalidInput(
+            f"{file} is no checkpoint: it does not begin with an origin, a size and a root",
+            "name the file that `leasebook checkpoint` wrote",
+        )
+    return text
 
 
 def _verifier(room: Room, key: str | None) -> VerifierKey:
@@ -353,12 +378,20 @@ def checkpoint_command(ctx: click.Context, out: str | None) -> None:
 
 
 def _write_new(file: str, text: str) -> None:
+    """Write a file that is not there yet, whole or not at all. Raises InvalidInput, OSError."""
     from ledger.errors import InvalidInput
 
+    path = Path(file)
     try:
-        with Path(file).open("x", encoding="utf-8") as stream:
-            stream.write(text)
+        stream = path.open("x", encoding="utf-8")
     except FileExistsError:
         raise InvalidInput(f"{file} exists already", "choose another name") from None
     except ValueError:
         raise InvalidInput(f"{file!r} is no file name", "choose another name") from None
+    try:
+        with about_file(file), stream:
+            stream.write(text)
+    except BaseException:
+        # The part that was written would be in the way of the next attempt.
+        path.unlink(missing_ok=True)
+        raise

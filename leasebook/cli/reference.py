@@ -29,17 +29,23 @@ Amounts: `cpu=2`, `gpu=500m`, `memory=4GiB`, `tokens=200k`. Durations: seconds, 
 | exit code | means |
 |---|---|
 | 0 | done; for `allocate` and its replays: it is held |
-| 1 | the infrastructure failed, or Leasebook itself; nothing was decided |
+| 1 | the infrastructure failed, or Leasebook itself; nothing was decided unless that is said |
 | 2 | bad usage or invalid input |
 | 3 | refused |
 | 4 | there is no such thing |
 | 5 | a conflict: a stale token, a command id used for something else, ended already, there already |
 | 6 | the verification failed |
 | 7 | it waits |
+| 128 + n | signal n ended it: Ctrl-C is 130, TERM 143 |
+| 141 | whoever read its output went away |
 
-`run` exits with its command's code, with 124 where it was refused and with 125 for a failure of its
-own. Ctrl-C is 130. An error is one line on stderr: what, why, what to do. With `--json` it is
-`{"error": {"reason", "message", "hint"}}` on stdout; a refused `allocate` prints its whole result.
+An answer that cannot be written, as to a full disk, is exit code 1 too: the message says that the
+command was decided and recorded. What stdout cannot show in its encoding comes out escaped (`\\u2192`).
+
+`run` exits with its command's code, with 124 where it was refused, with 125 for a failure of its own,
+126 where the command cannot be executed and 127 where there is none. An error is one line on stderr:
+what, why, what to do. With `--json` it is `{"error": {"reason", "message", "hint"}}` on stdout, and of
+`run` on stderr, since stdout is its command's; a refused `allocate` prints its whole result.
 """
 
 _COMMON = frozenset({"ledger", "json"})

@@ -44,7 +44,7 @@ _KEYS = {
 
 
 def print_frames(frames: Iterator[Frame], *, json: bool) -> None:
-    """One line or one JSON document for each event."""
+    """One line for each event, in words or as JSON."""
     if json:
         from leasebook.moments import frame_out
 

@@ -63,9 +63,14 @@ def report_command(
     elif session.json:
         session.answer(document)
     else:
+        from leasebook.cli.session import print_json_text
         from reports.rendering import render
 
-        print(render(document, form).decode(), end="")
+        written = render(document, form).decode()
+        if form == "json":
+            print_json_text(written, end="")
+        else:
+            print(written, end="")
 
 
 def _form(ctx: click.Context, form: str | None, out: Path | None, as_json: bool) -> str:

@@ -17,7 +17,9 @@ class RunVerb(Verb):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take what stands behind the first ``--`` away before click reads the rest."""
-        session_of(ctx).code_of_failure = code_beside_command
+        session = session_of(ctx)
+        session.code_of_failure = code_beside_command
+        session.fails_on_stderr = True
         if "--" in args:
             at = args.index("--")
             ctx.meta[COMMAND] = args[at + 1 :]
@@ -70,7 +72,7 @@ def run_command(
 
     Without a pool it opens `local`, of this machine's size. Exits with COMMAND's code; 124 where it
     was refused, 125 for a failure of Leasebook's own, 126 and 127 as a shell. Standard output is
-    COMMAND's alone: with --json the account of the run is one line on stderr.
+    COMMAND's alone: with --json the account of the run, or its error, is one line on stderr.
     """
     from leasebook.run.command import run
     from leasebook.run.options import RunOptions

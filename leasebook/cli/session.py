@@ -37,10 +37,7 @@ class Room:
 
     def receipt(self, call: Call[Any]) -> Receipt:
         """Carry a call out; a refusal is a receipt too."""
-        from leasebook.probing import look_before
-
-        look_before(self.ledger.writer, call.command)
-        return self.ledger.writer.execute(call.command)
+        return self.ledger.carry_out(call.command)
 
     def carry_out(self, call: Call[Any]) -> Receipt:
         """Carry a call out. Raises Refused."""
@@ -60,6 +57,10 @@ class Session:
         self.json = json
         self.code_of_failure: Callable[[int], int] = int
         """How the verb that is running counts its own failures."""
+        self.fails_on_stderr = False
+        """Whether a failure is said on stderr with ``--json`` too: stdout is another's."""
+        self.writes = False
+        """Whether the verb has opened the ledger to write, and so may have changed it."""
 
     @contextlib.contextmanager
     def open(self, *, create: bool = False, read_only: bool = False) -> Iterator[Room]:
@@ -67,6 +68,7 @@ class Session:
         from leasebook.manager import Ledger
 
         ledger = Ledger.open(self.named(), create=create, read_only=read_only)
+        self.writes = not read_only
         try:
             yield Room(ledger)
         finally:
@@ -96,8 +98,9 @@ class Session:
     def note(self, message: str) -> None:
         """Say something beside the answer, on stderr."""
         from leasebook.cli.failures import one_line
+        from leasebook.cli.streams import say
 
-        print(f"leasebook: {one_line(message)}", file=sys.stderr)
+        say(f"leasebook: {one_line(message)}")
 
 
 def to_json(document: Any) -> str:
@@ -114,4 +117,11 @@ def to_json(document: Any) -> str:
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
-    print(to_json(document))
+    print_json_text(to_json(document))
+
+
+def print_json_text(text: str, end: str = "\n") -> None:
+    """JSON on stdout, in characters that it can take."""
+    from leasebook.cli.streams import fitting
+
+    print(fitting(text, sys.stdout), end=end)

@@ -39,12 +39,14 @@ def finish(ctx: click.Context, /, name: str, tenant: str, **options: Any) -> Non
     """Say that a task is over, and show its efficiency: what it used of what it was granted."""
     session = session_of(ctx)
     with session.open() as room:
+        before = _finished_before(room, name, tenant)
         receipt = room.carry_out(room.calls.finish_task(name, tenant=tenant, **options))
         row = _efficiency(room, name, tenant)
     document = {
         "outcome": receipt.outcome,
         "positions": list(receipt.positions),
         "task": name,
+        "finished_before": before,
         "efficiency": None if row is None else row.to_json(),
     }
     if session.json:
@@ -55,6 +57,19 @@ def finish(ctx: click.Context, /, name: str, tenant: str, **options: Any) -> Non
         from reports.seff import use_lines
 
         print("\n".join(use_lines(row)))
+    if before is not None:
+        session.note(f"event {before} finished it already, and it has not been started since")
+
+
+def _finished_before(room: Room, task: str, tenant: str) -> int | None:
+    """The last event that finished a task which has not been started since.
+
+    It may be finished again all the same: a task need not be started, and may go on.
+    """
+    if room.ledger.writer.read(lambda book, now: (tenant, task) in book.tasks):
+        return None
+    found = room.ask.rows(type="task_finished", task=task, tenant=tenant)
+    return max((row.position for row in found), default=None)
 
 
 def _efficiency(room: Room, task: str, tenant: str) -> Efficiency | None:

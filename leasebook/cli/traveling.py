@@ -82,7 +82,7 @@ def replay_command(
     """Play what happened, event by event, with the state beside it.
 
     While it plays, Space stops and goes on, Enter takes one step, b goes back, q ends it. Without a
-    terminal it prints a line for each event, and with --json a document.
+    terminal it prints a line for each event, and with --json each of them is JSON (JSON Lines).
     """
     session = session_of(ctx)
     if step and speed is not None:
@@ -134,11 +134,11 @@ def answer_replay(
     from ledger.errors import InvalidInput
 
     replay = moments.replay(since, until, pool=pool)
-    if session.json or not sys.stdout.isatty():
+    if session.json or sys.stdout is None or not sys.stdout.isatty():
         if step:
             raise InvalidInput("--step needs a terminal", "leave --step and --json out")
         print_frames(replay.frames(), json=session.json)
-    elif step and not sys.stdin.isatty():
+    elif step and (sys.stdin is None or not sys.stdin.isatty()):
         raise InvalidInput("--step needs a terminal to read keys from", "leave --step out")
     else:
         play(replay.frames(), step=step, speed=speed)

@@ -27,8 +27,8 @@ def main(where: str | None = None, quick: bool = False, as_json: bool = False) -
     """Play the demo on the ledger at ``where`` (else its own beside the user's); the exit code.
 
     With ``as_json`` one document goes to stdout and the progress to stderr. 0 when all went as it
-    should and the log was proven whole, 6 when it was not. Raises LeasebookError, KeyboardInterrupt
-    (on SIGTERM too); no process and no open pool is left behind either way.
+    should and the log was proven whole, 6 when it was not. Raises LeasebookError, KeyboardInterrupt,
+    SystemExit (SIGTERM, SIGHUP: 128 + n); no process and no open pool is left behind either way.
     """
     import sys
 
@@ -52,18 +52,27 @@ def main(where: str | None = None, quick: bool = False, as_json: bool = False) -
 
 @contextlib.contextmanager
 def _ending_on_term() -> Iterator[None]:
-    """Let SIGTERM end the demo as Ctrl-C does, so that it sees its processes home."""
+    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does, so that it sees its processes home.
+
+    What is ignored, as SIGHUP under ``nohup``, stays ignored.
+    """
     import signal
     import threading
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    ours = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = [(number, signal.signal(number, stop)) for number in ours]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def _play(manager: ResourceManager, after: int, quick: bool, telling: Telling) -> str:

@@ -37,6 +37,10 @@ def guarded(name: str, check: Check) -> list[Finding]:
     except LeasebookError as error:
         level: Level = "bad" if isinstance(error, LedgerCorrupt) else "warn"
         return [Finding(name, level, f"could not be examined: {error.message}", error.hint)]
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        why = error.strerror or type(error).__name__
+        return [Finding(name, "warn", f"could not be examined: {where}{why}")]
     except Exception as error:
         # The doctor is called when something is broken: one broken part must not hide the others.
         text = " ".join(str(error).split())

@@ -54,12 +54,15 @@ def sqlite() -> Iterator[Finding]:
 
 def examine_ledger(path: Path) -> list[Finding]:
     """All findings about the ledger at a path, in reading order. Raises nothing."""
+    from ledger.sqlite_file import locate
     from ledger.sqlite_log import SqliteLog
 
     findings = guarded("file system", lambda: file_system(path))
     log: SqliteLog | None = None
     try:
-        if not path.exists():
+        # Raises where the path leads nowhere, which is not the same as a ledger yet to come.
+        real, _ = locate(path)
+        if not real.exists():
             hint = "the first command that opens a pool begins it, or give --ledger"
             findings.append(Finding("ledger", "note", f"there is no ledger at {path} yet", hint))
         else:
@@ -75,6 +78,7 @@ def examine_ledger(path: Path) -> list[Finding]:
     try:
         what_is_in_it = guarded("ledger", lambda: record(log))
         findings += what_is_in_it
+        findings += guarded("gate", lambda: gate(log.path))
         if all("could not be examined" not in finding.message for finding in what_is_in_it):
             findings += guarded("clock", lambda: wall_clock(log))
             findings += guarded("projections", lambda: projections(log.path))
@@ -128,7 +132,11 @@ def permissions(path: Path) -> Iterator[Finding]:
     for place in places:
         try:
             found = place.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            sound = False
+            yield Finding("permissions", "warn", f"{place} cannot be looked at: {error.strerror}")
             continue
         looked += 1
         for finding in _too_open(place, found, secret=keys in (place, place.parent)):
@@ -211,6 +219,26 @@ def record(log: Any) -> Iterator[Finding]:
         yield Finding("ledger", "bad", said, hint, facts)
     else:
         yield Finding("ledger", "ok", said, "", facts)
+
+
+def gate(path: Path) -> Iterator[Finding]:
+    """Whether the writers' gate can be opened, without which nobody writes; None yet is fine."""
+    from ledger.sqlite_file import beside, why_unwritable
+
+    if why_unwritable(path) is not None:
+        return  # Nothing is written here anyway, which is said already.
+    place = beside(path, ".gate")
+    try:
+        # As the gate itself opens it, but that it is not made here.
+        os.close(os.open(place, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        said = (
+            f"{place} cannot be opened ({error.strerror}), so nothing can be written to the ledger"
+        )
+        hint = f"chmod 600 {place}, or move it away while nothing uses the ledger"
+        yield Finding("gate", "bad", said, hint, {"path": str(place)})
 
 
 def projections(path: Path) -> Iterator[Finding]:

@@ -69,7 +69,7 @@ def run(where: Where | Opener, options: RunOptions, argv: Sequence[str]) -> int:
     """
     from leasebook.run.summary import Speaker
 
-    speaker = Speaker(quiet=options.quiet)
+    speaker = Speaker(quiet=options.quiet, as_json=options.as_json)
     guardian: Guardian | None = None
     try:
         options.check()
@@ -78,16 +78,25 @@ def run(where: Where | Opener, options: RunOptions, argv: Sequence[str]) -> int:
         with Signals() as signals:
             return _Run(where, options, argv, signals, guardian, speaker).go()
     except CannotStart as error:
-        speaker.error(error)
+        speaker.failed(error.reason, error)
         return error.code
     except LeasebookError as error:
-        speaker.error(error)
+        from leasebook.cli.failures import failure_from
+
+        speaker.failed(failure_from(error).reason, error)
         return FAILED
     except KeyboardInterrupt:
-        return OF_SIGNAL + 2
+        return _interrupted(speaker, options, 2)
     finally:
         if guardian is not None:
             guardian.dismiss()
+
+
+def _interrupted(speaker: Speaker, options: RunOptions, number: int) -> int:
+    """The exit code of a run that a signal ended before its command began; a program is told why."""
+    if options.as_json:
+        speaker.failed("interrupted", LeasebookError(f"interrupted by signal {number}", ""))
+    return OF_SIGNAL + number
 
 
 class _Run:
@@ -121,7 +130,7 @@ class _Run:
             try:
                 manager, hold, unrecorded = self._hold()
             except Interrupted as interrupted:
-                return OF_SIGNAL + interrupted.number
+                return _interrupted(self.speaker, self.options, interrupted.number)
             except Refused as refusal:
                 return self._refused(refusal)
             path = None if manager is None else manager.ledger.path
@@ -137,10 +146,10 @@ class _Run:
                 unrecorded,
                 ledger,
             ).run()
-            self._report(account)
-            return account.code
         finally:
             self._close(manager)
+        self._report(account)
+        return account.code
 
     def _close(self, manager: ResourceManager | None) -> None:
         if manager is None:
@@ -247,8 +256,8 @@ class _Run:
     def _refused(self, refusal: Refused) -> int:
         from leasebook.run.summary import refusal_json
 
-        self.speaker.error(refusal)
         self._write(refusal_json(self.program, refusal))
+        self.speaker.failed(refusal.reason, refusal)
         return REFUSED
 
     def _report(self, account: Account) -> None:
@@ -256,8 +265,12 @@ class _Run:
         import json
 
         document = account.to_json()
+        noted = document["notes"]
+        document["notes"] = [*noted, *self.speaker.said]
         self._write(document)
         if self.options.as_json:
+            # Once more: that the receipt could not be written is said too.
+            document["notes"] = [*noted, *self.speaker.said]
             self.speaker.lines([json.dumps(document, sort_keys=True)])
         elif not self.options.quiet:
             self.speaker.lines(account.lines())

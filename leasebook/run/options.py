@@ -40,7 +40,8 @@ class RunOptions:
     ``if_unavailable`` is for a ledger that cannot be used: ``fail``, ``wait`` for it, or
     ``proceed`` unrecorded; ``proceed`` goes on too where there is no capacity, which the ledger
     records as the refusal it is. ``quiet`` says nothing but errors, ``as_json`` writes the account
-    to stderr as one line of JSON in place of the summary.
+    to stderr as one line of JSON in place of the summary and of everything else; where the command was
+    not started, as ``{"error": {"reason", "message", "hint"}}``.
     """
 
     amounts: Mapping[str, Any] = field(default_factory=dict)
@@ -81,6 +82,11 @@ class CannotStart(LeasebookError):
     def __init__(self, message: str, hint: str, code: int) -> None:
         super().__init__(message, hint)
         self.code = code
+
+    @property
+    def reason(self) -> str:
+        """The word for it where a program is told."""
+        return "not_found" if self.code == NOT_FOUND else "not_executable"
 
 
 def program_of(argv: Sequence[str]) -> str:

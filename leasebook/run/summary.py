@@ -23,20 +23,39 @@ from reports.seff import Seff, seff_lines
 
 
 class Speaker:
-    """Writes to stderr: stdout is the command's. Someone who does not listen stops nothing."""
+    """Writes to stderr: stdout is the command's. Someone who does not listen stops nothing.
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    With ``as_json`` there is one line of JSON at the end and nothing else: what would be said on the
+    way is kept in ``said``.
+    """
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self._quiet = quiet
+        self._as_json = as_json
+        self.said: list[str] = []
 
     def note(self, text: str) -> None:
         """One line that may be left out."""
-        if not self._quiet:
+        if self._as_json:
+            self.said.append(text)
+        elif not self._quiet:
             self._write(f"leasebook: {text}")
 
     def error(self, error: LeasebookError) -> None:
-        """What went wrong and what to do, in one line."""
+        """What went wrong beside the run itself and what to do, in one line."""
         hint = f"; {error.hint}" if error.hint else ""
-        self._write(f"leasebook: {error.message}{hint}")
+        if self._as_json:
+            self.said.append(f"{error.message}{hint}")
+        else:
+            self._write(f"leasebook: {error.message}{hint}")
+
+    def failed(self, reason: str, error: LeasebookError) -> None:
+        """Why the run came to nothing, as a line or as the contract's error document."""
+        if not self._as_json:
+            self.error(error)
+            return
+        about = {"reason": reason, "message": error.message, "hint": error.hint}
+        self._write(json.dumps({"error": about}))
 
     def lines(self, lines: list[str]) -> None:
         """Several lines, as they are."""

@@ -139,7 +139,8 @@ def _heading(about: str, entries: list[Entry], trail: Trail) -> str:
     row = entries[0].row
     if row.type == "refused" and row.allocation is None:
         of = f", pool {plain(row.pool)}" if row.pool else ""
-        return f"Refused  to {plain(row.holder)}{of}"
+        whom = "" if row.holder is None else f"  to {plain(row.holder)}"
+        return f"Refused{whom}{of}"
     kind, _, name = about.partition(" ")
     if about in _HEADINGS:
         return _HEADINGS[about]

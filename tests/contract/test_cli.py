@@ -334,7 +334,6 @@ BAD_INPUT: list[tuple[str, ...]] = [
     ("pool", "open", "p", "cpu=1", "--refill", "reset"),
     ("pool", "resize", "box"),
     ("pool", "resize", "box", "--node", "elsewhere:cpu=1"),
-    ("pool", "cordon", "elsewhere"),
     ("policy", "set", "box", "max_age=never"),
     ("quota", "set"),
     ("quota", "set", "cpu=1", "--lift"),
@@ -353,8 +352,6 @@ BAD_INPUT: list[tuple[str, ...]] = [
     ("events", "--follow", "--until", "now"),
     ("verify", "--checkpoint", "/nowhere"),
     ("verify", "--key", "k"),
-    ("redact", "0", "--reason", "r"),
-    ("redact", "99", "--reason", "r"),
     ("redact", "3", "--reason", " "),
     ("redact", "first", "--reason", "r"),
     ("sweep", "chimney"),
@@ -371,6 +368,26 @@ BAD_INPUT: list[tuple[str, ...]] = [
 
 def _named(arguments: tuple[str, ...]) -> str:
     return " ".join(arguments)[:60].encode("ascii", "replace").decode()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pool", "cordon", "elsewhere"),
+        ("redact", "0", "--reason", "r"),
+        ("redact", "99", "--reason", "r"),
+    ],
+    ids=_named,
+)
+def test_what_is_not_there_gives_one_line_and_exit_code_4_and_records_nothing(
+    lb: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    before = lb.ok("events")["position"]
+    answer = lb(*arguments)
+    assert (answer.code, answer.out) == (4, ""), answer
+    (line,) = answer.err.splitlines()
+    assert line.startswith("leasebook: ")
+    assert lb.ok("events")["position"] == before
 
 
 @pytest.mark.parametrize("arguments", BAD_INPUT, ids=_named)

@@ -286,7 +286,7 @@ def test_full_disk_behind_stdout_is_said_and_fails(lb: CommandLine, more: tuple[
     with open("/dev/full", "w") as full, lb.process("list", *more, stdout=full) as process:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert err.startswith("leasebook: No space left on device; ")
+    assert err.startswith("leasebook: stdout: No space left on device; ")
     assert "Traceback" not in err
 
 
