@@ -121,7 +121,8 @@ def _settle_claims(book: Book, command: AnyCommand, now: int, events: list[Event
     for space in _spaces_asked(book, command):
         check(command)
         before = len(events)
-        for _ in range(CLAIMS_MAX):
+        # What the space before it gave up may have served all who waited here.
+        for _ in range(CLAIMS_MAX if space.waiting else 0):
             draft = next_claim(book, space, now) or next_late_claim(book, space, now)
             if draft is None:
                 break

@@ -104,13 +104,12 @@ def next_claim(
     book: Book, space: Space, now: int, *, late: bool = False, taker: Allocation | None = None
 ) -> Draft | None:
     """The next request for which nodes are due to be kept, or from which they are taken; else None.
+    Somebody waits.
 
     Both measures grow with age, so the look ends at the first request that has neither. Where nothing
     is missing a request is served in its turn and needs no claim (but see :func:`next_late_claim` and
     :func:`claim_before`, which looks at those who came before a ``taker`` and compete with it).
     """
-    if not space.waiting:
-        return None
     fair = _is_fair(book, next(iter(space.waiting)))
     useless = _useless(book, space, now) if space.claims else None
     if useless is not None:

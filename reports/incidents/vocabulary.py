@@ -86,7 +86,18 @@ EVIDENCE: Final = frozenset(
 )
 """What an ending may rest on."""
 DETAILS: Final = frozenset(
-    {"jump_ns", "first", "second", "tenant", "holder", "task", "program", "why", "outcome"}
+    {
+        "jump_ns",
+        "had_come_to",
+        "first",
+        "second",
+        "tenant",
+        "holder",
+        "task",
+        "program",
+        "why",
+        "outcome",
+    }
     | {"exit_code", "began_at", "started_at", "ended_at", "pool", "used", "peak", "basis"}
 )
 """What an alert may tell besides its message."""

@@ -9,10 +9,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ledger.accounts import REMINDERS_SPARE
 from ledger.advance import ASKED_FOR_CAUSE
 from ledger.book import Book
 from ledger.codec import fact_of, from_row, to_row
-from ledger.commands import Allocate, Claim, OpenLedger, OpenPool, RecordUsage, Release
+from ledger.commands import (
+    Allocate,
+    Claim,
+    OpenLedger,
+    OpenPool,
+    RecordUsage,
+    Release,
+    RenewHolder,
+)
 from ledger.errors import LedgerCorrupt
 from ledger.events import AnyBody, Cause, Event
 from ledger.evolve import evolve
@@ -21,8 +30,10 @@ from ledger.fold import PASSED_OVER, fold
 from ledger.log import GENESIS, Row
 from ledger.quick import replace
 from ledger.requests import NodeSpec, Request
+from ledger.rules.leases import next_due
 from ledger.step import take_step
 from tests.ledgers import Ledger
+from tests.scenario import SECOND, Scenario
 from tests.unit.storage_examples import BODIES
 from tests.unit.test_whatif_writers import history
 
@@ -100,3 +111,16 @@ def test_a_row_that_is_no_event_is_damage_in_a_fold_as_anywhere() -> None:
     torn = rows[2]._replace(data=rows[2].data.replace('"digest"', '"digests"'))
     with pytest.raises(LedgerCorrupt, match=r"event 3 .* cannot be read"):
         fold(Book(), [*rows[:2], torn])
+
+
+def test_reminders_of_renewed_leases_do_not_pile_up() -> None:
+    s = Scenario()
+    s.pool(n1={"cpu": 100})
+    # While this one is due before them, reminders that are out of date are not met at the top.
+    early = s.got({"cpu": 1}, holder="early", ttl=900)
+    for _ in range(20):
+        s.got({"cpu": 1}, ttl=1_000)
+    for number in range(100):
+        s.when(RenewHolder(command_id=f"r{number}", holder="h1", ttl_ns=(2_000 + number) * SECOND))
+    assert len(s.book.due) <= 2 * 20 + REMINDERS_SPARE + 20
+    assert next_due(s.book) == s.book.allocations[early].lease_until

@@ -281,7 +281,7 @@ def test_no_more_is_given_back_to_a_gang_than_was_lent_on_all_its_nodes_together
 
 def test_a_gang_that_asks_for_more_than_its_own_quota_gets_nothing_back() -> None:
     s = three(grace_ns=0)
-    for tenant, limit in (("ann", 4), ("bob", 7), ("cid", 1)):
+    for tenant, limit in (("ann", 4), ("bob", 7), ("cid", 20)):
         s.when(SetQuota(command_id=tenant, tenant=tenant, limits={"cpu": limit}, cohort="kin"))
     s.got({"cpu": 4}, tenant="ann", ttl=LONG)
     s.got({"cpu": 4}, tenant="ann", ttl=LONG)
