@@ -55,6 +55,7 @@ from ledger.line import Line
 from ledger.nodes import node_from
 from ledger.policy import Policy
 from ledger.quick import replace
+from ledger.requests import DEFAULT_PRIORITY
 from ledger.spaces import Space
 
 __all__ = ["advance", "evolve", "refusal_key"]
@@ -200,13 +201,20 @@ def _set_quota(book: Book, event: Event, body: QuotaSet) -> None:
 
 def refusal_key(event: Event, body: Refused) -> tuple[object, ...]:
     """What makes two refusals the same one repeated."""
-    asked: tuple[object, ...]
-    if body.request is not None:
-        asked = tuple(sorted(body.request.amounts.items()))
-    else:
-        # What was asked of an allocation shows in what was missing, and in whose name it was asked.
+    request = body.request
+    asked: tuple[object, ...] = ()
+    further: tuple[object, ...] = ()
+    if request is not None:
+        asked = tuple(sorted(request.amounts.items()))
+        most = () if request.most is None else tuple(sorted(request.most.items()))
+        priority = "" if request.priority == DEFAULT_PRIORITY else request.priority
+        further = (most, len(request.select or ()), request.spread, request.parent, priority)
+    if request is None or further != ((), 0, None, None, ""):
+        # Where more than amounts was asked for, or it was asked of an allocation, what was missing and
+        # the words of the answer count too: in them labels show.
         short = sorted((node, *sorted(s.items())) for node, s in body.shortfall.items())
-        asked = (body.message, *short)
+        whole = () if request is None else (("", asked, further),)
+        asked = (body.message, *whole, *short)
     return (
         event.tenant,
         event.holder,

@@ -89,12 +89,13 @@ def _refusal_details(body: Refused) -> tuple[str, ...]:
 
 
 def _blocker(blocker: dict[str, Any]) -> str:
-    """``h1 (A3) with cpu=2 since …``; of another tenant the amounts only."""
+    """``h1 (A3) with cpu=2 since …``, or ``waiting for``; of another tenant the amounts only."""
     who = plain(blocker.get("holder", "another tenant"))
     which = f" ({plain(blocker['allocation'])})" if "allocation" in blocker else ""
     since = blocker.get("since")
     when = f" since {moment_text(since)} UTC" if isinstance(since, int) else ""
-    return f"{who}{which} with {amounts_text(blocker['amounts'])}{when}"
+    what = "waiting for" if blocker.get("state") == "waiting" else "with"
+    return f"{who}{which} {what} {amounts_text(blocker['amounts'])}{when}"
 
 
 def _usage_details(body: UsageRecorded) -> tuple[str, ...]:

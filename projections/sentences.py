@@ -115,7 +115,7 @@ def _asked(event: Event, body: Queued | Refused | Allocated | Reserved | Confirm
             kept_for = some(body.shortfall)
             if not kept_for:
                 return f"{who} waits on, and no node is kept for it any more"
-            return f"{who} has waited long: what comes free on {kept_for} is kept for it"
+            return f"{who} waits on, and what comes free on {kept_for} is kept for it"
         case Queued():
             kept = lasting(body.until - event.at)
             asked = f"{who} asked for {request_text(body.request)} of {event.pool} and waits"

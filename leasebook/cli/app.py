@@ -61,6 +61,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("auditing", "The log, or a table of it, for other tools."),
     "backup": ("upkeep", "Copy the ledger while it is in use."),
     "upgrade": ("upkeep", "Bring an older ledger to this program's format."),
+    "alert": ("alerts", "What a person should look at, and that it is over."),
     "doctor": ("upkeep", "Examine the ledger and this machine."),
     "projections": (
         "projecting",

@@ -110,8 +110,13 @@ def why_command(ctx: click.Context, what: str | None, last: bool, holder: str | 
     session = session_of(ctx)
     if last == (what is not None) or (holder and not last):
         raise click.UsageError("name an allocation or a refusal (A17, R19), or give --last", ctx)
+    from projections.stories import at_present
+
     with session.open(read_only=True) as room:
-        document = story_out(room.ask.why(_last(room, holder) if what is None else what))
+        story = room.ask.why(_last(room, holder) if what is None else what)
+        document = story_out(
+            room.ledger.writer.read(lambda book, now: at_present(story, book, now))
+        )
     if session.json:
         session.answer(document)
         return
@@ -129,6 +134,8 @@ def story_out(story: Story) -> dict[str, Any]:
     from leasebook.when import rfc3339
 
     facts = dict(story.facts)
+    if "eta_at" in facts:
+        facts["eta_at"] = rfc3339(facts["eta_at"])
     if "blockers" in facts:
         facts["blockers"] = [
             {k: rfc3339(v) if k in ("since", "expires_at") else v for k, v in blocker.items()}

@@ -117,11 +117,16 @@ def refusal_text(result: Json, *, hint: bool = True) -> str:
 
 
 def _blocker_text(blocker: Json) -> str:
+    nodes = blocker.get("nodes") or ()
+    kept = f", and {', '.join(nodes[:BLOCKERS_SHOWN])} is kept for it" if nodes else ""
     if "allocation" not in blocker:
-        return f"another tenant holds {amounts_text(blocker['amounts'])}"
+        does = "waits for" if blocker.get("state") == "waiting" else "holds"
+        return f"another tenant {does} {amounts_text(blocker['amounts'])}"
     task = f" for {blocker['task']}" if blocker.get("task") else ""
     until = f" until {clock_text(blocker['expires_at'])}" if blocker.get("expires_at") else ""
     who = f"{blocker['holder']} ({blocker['allocation']}{task})"
+    if blocker.get("state") == "waiting":
+        return f"{who} waits for {amounts_text(blocker['amounts'])}{kept}"
     return f"{who} holds {amounts_text(blocker['amounts'])}{until}"
 
 

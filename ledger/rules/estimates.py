@@ -40,8 +40,10 @@ def eta(book: Book, space: Space, node: Node, request: Request, now: int) -> tup
     ends: list[tuple[int, str, Allocation]] = []
     for each in space.standing.get(node.name, ()):
         a = book.allocations.get(each)
-        end = None if a is None else expected_end(pool, a, now)
-        if a is not None and end is not None:
+        if a is None or a.amounts.keys().isdisjoint(request.amounts):
+            continue
+        end = expected_end(pool, a, now)
+        if end is not None:
             ends.append((end[0], end[1], a))
     bases: set[str] = set()
     for when, basis, a in sorted(ends, key=lambda each: (each[0], each[2].position)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from ledger.amounts import format_amount
@@ -66,24 +66,38 @@ def parts_lacking(space: Space, request: Request) -> list[tuple[Node, Amounts]]:
     return [(node, part) for node, part in nearest if short_by(node, part)]
 
 
-def standing_on(book: Book, space: Space, node: str) -> list[Allocation]:
-    """Who holds something on a node of a space, the longest-held first."""
+def holding_on(book: Book, space: Space, node: str, resources: Collection[str]) -> list[Allocation]:
+    """Who holds any of these resources on a node of a space, the longest-held first."""
     there = [
         book.allocations[each] for each in space.standing.get(node, ()) if each in book.allocations
     ]
-    return sorted(there, key=lambda a: (a.granted_at or a.requested_at, a.position))
+    holding = [
+        a
+        for a in there
+        if any(p.node == node and any(p.amounts.get(r) for r in resources) for p in a.placements)
+    ]
+    return sorted(holding, key=lambda a: (a.granted_at or a.requested_at, a.position))
 
 
-def blockers(book: Book, space: Space, node: str, tenant: str) -> tuple[dict[str, Any], ...]:
-    """The longest-held allocations on a node; those of other tenants without their names."""
-    there = standing_on(book, space, node)[:BLOCKERS_NAMED]
+def blockers(
+    book: Book, space: Space, node: str, lacking: Collection[str], tenant: str
+) -> tuple[dict[str, Any], ...]:
+    """Who holds on a node what is lacking there, the longest-held first; other tenants without names."""
+    there = holding_on(book, space, node, lacking)[:BLOCKERS_NAMED]
     return tuple(blocker(allocation, tenant) for allocation in there)
 
 
 def blocker(allocation: Allocation, tenant: str) -> dict[str, Any]:
-    """An allocation in the way, as it stands in a refusal: another tenant's shows amounts only."""
+    """An allocation in the way, as it stands in a refusal: another tenant's shows amounts only.
+
+    One that waits says so (``state``), and which ``nodes`` are kept for it; ``since`` is when it asked.
+    """
     shown: dict[str, Any] = {"amounts": allocation.amounts, "since": allocation.granted_at}
+    if allocation.state == "waiting":
+        shown |= {"since": allocation.requested_at, "state": "waiting"}
     if allocation.tenant == tenant:
+        if allocation.claims:
+            shown["nodes"] = list(allocation.claims)
         shown |= {"allocation": allocation.id, "holder": allocation.holder}
         if allocation.task is not None:
             shown["task"] = allocation.task
@@ -167,7 +181,7 @@ def no_room(book: Book, space: Space, request: Request, tenant: str, now: int) -
         + _when(eta(book, space, node, request, now)),
         shortfall={node.name: missing},
         fits_now=fits_now(node, request.amounts),
-        blockers=blockers(book, space, node.name, tenant),
+        blockers=blockers(book, space, node.name, missing, tenant),
     )
 
 
@@ -204,7 +218,7 @@ def _no_room_for_parts(book: Book, space: Space, request: Request, tenant: str, 
         hint + _when(eta_of_parts(book, space, lacking, now)),
         shortfall={node.name: short_by(node, each) for node, each in lacking},
         fits_now=fits_now(nearest, part),
-        blockers=blockers(book, space, nearest.name, tenant),
+        blockers=blockers(book, space, nearest.name, short_by(nearest, part), tenant),
     )
 
 
@@ -219,6 +233,7 @@ def eta_of_parts(
 
 def _not_left(book: Book, space: Space, node: Node, request: Request, tenant: str, now: int) -> No:
     """The refusal of what is not left of a budget."""
+    missing = short_by(node, request.amounts)
     when = _when(eta(book, space, node, request, now))
     if book.pools[space.key].next_refill is None:
         when = f"; it is not refilled: enlarge it with `leasebook pool resize {space.key}`"
@@ -226,36 +241,36 @@ def _not_left(book: Book, space: Space, node: Node, request: Request, tenant: st
         Reason.INSUFFICIENT_CAPACITY,
         f"not enough of {space.key} is left for this: the rest is spent or reserved",
         "wait for it (`--wait`), or ask for what fits now" + when,
-        shortfall={node.name: short_by(node, request.amounts)},
+        shortfall={node.name: missing},
         fits_now=fits_now(node, request.amounts),
-        blockers=blockers(book, space, node.name, tenant),
+        blockers=blockers(book, space, node.name, missing, tenant),
     )
 
 
 def kept_for_others(book: Book, space: Space, request: Request, tenant: str) -> No:
-    """The refusal for what is free but claimed by requests that have waited long."""
+    """The refusal for what is free but kept for requests that wait."""
     claimants = [book.allocations[each] for each in sorted(set(space.claims.values()))]
     wanted = [a for a in claimants if not a.request.amounts.keys().isdisjoint(request.amounts)]
     wanted.sort(key=lambda a: a.position)
     mine = [f"{a.id} of {a.holder}" for a in wanted[:BLOCKERS_NAMED] if a.tenant == tenant]
     return No(
         Reason.RESERVED_FOR_WAITING,
-        f"what is free in {space.key} is kept for requests that have waited long"
+        f"what is free in {space.key} is kept for requests that came first"
         + (f": {', '.join(mine)}" if mine else ""),
         "wait for it (`--wait`)",
-        blockers=tuple(
-            {**blocker(a, tenant), "since": a.requested_at} for a in wanted[:BLOCKERS_NAMED]
-        ),
+        blockers=tuple(blocker(a, tenant) for a in wanted[:BLOCKERS_NAMED]),
     )
 
 
 def must_wait(book: Book, space: Space, request: Request, first: Allocation, tenant: str) -> No:
     """The refusal for what is free but kept for those who wait."""
     node = nearest_node(space, request)
+    missing = {} if node is None else short_by(node, request.amounts)
+    holding = () if node is None else blockers(book, space, node.name, missing, tenant)
     who = f"{first.id} of {first.holder}" if first.tenant == tenant else "another tenant's request"
     return No(
         Reason.RESERVED_FOR_WAITING,
         f"{who} waits for {space.key} and comes first",
         "wait for it (`--wait`)",
-        blockers=() if node is None else blockers(book, space, node.name, tenant),
+        blockers=(blocker(first, tenant), *holding),
     )
