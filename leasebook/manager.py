@@ -137,7 +137,7 @@ class Ledger:
         """
         look_before(self.writer, command)
         receipt = self.writer.execute(command)
-        if lacks_room(command, receipt) and self.waiter.looked_for_crashes():
+        if lacks_room(command, receipt) and self.waiter.look_for_crashes():
             receipt = _as_new(self.writer.execute(command))
         return receipt
 
@@ -150,7 +150,7 @@ class Ledger:
             await asyncio.to_thread(take_look, self.writer, asked)
         receipt = await self.writer.execute_async(command)
         if lacks_room(command, receipt):
-            look = self.waiter.looked_for_crashes
+            look = self.waiter.look_for_crashes
             if await asyncio.to_thread(look):
                 receipt = _as_new(await self.writer.execute_async(command))
         return receipt

@@ -18,7 +18,7 @@ from ledger.events import Event
 from ledger.log import Row
 from ledger.receipts import Receipt, why_not_granted
 from ledger.writer import Writer
-from projections.stories import Story, story_of_allocation, story_of_refusal
+from projections.stories import Story, at_present, story_of_allocation, story_of_refusal
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -161,7 +161,9 @@ class Questions:
         events = self._events_of(allocation) if _may_be_id(allocation) else []
         if not events:
             raise _no_such(str(allocation))
-        return story_of_allocation(events, self._writer.read(lambda book, now: now))
+        return self._writer.read(
+            lambda book, now: at_present(story_of_allocation(events, now), book, now)
+        )
 
     def why(self, what: str) -> Story:
         """Why an allocation (``A17``) waits or ended, or a request was refused (``R19``).

@@ -38,7 +38,7 @@ class Waiter:
         self._bell = bell
         self._crashes_at = 0.0
 
-    def looked_for_crashes(self) -> bool | None:
+    def look_for_crashes(self) -> bool | None:
         """Take back what dead processes hold, at most once a second; whether there was anything. None
         where it was just done: one of those who wait here looks for all of them.
         """
@@ -53,7 +53,7 @@ class Waiter:
 
     def _look(self, allocation: str) -> tuple[Allocation | None, float]:
         """The present state, with what time or a crash has ended written down; when to look again."""
-        if self.looked_for_crashes() is not None:
+        if self.look_for_crashes() is not None:
             look_for_waiting(self._writer)
         self._writer.settle()
         state = self._writer.present(allocation)

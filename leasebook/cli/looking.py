@@ -110,13 +110,8 @@ def why_command(ctx: click.Context, what: str | None, last: bool, holder: str | 
     session = session_of(ctx)
     if last == (what is not None) or (holder and not last):
         raise click.UsageError("name an allocation or a refusal (A17, R19), or give --last", ctx)
-    from projections.stories import at_present
-
     with session.open(read_only=True) as room:
-        story = room.ask.why(_last(room, holder) if what is None else what)
-        document = story_out(
-            room.ledger.writer.read(lambda book, now: at_present(story, book, now))
-        )
+        document = story_out(room.ask.why(_last(room, holder) if what is None else what))
     if session.json:
         session.answer(document)
         return

@@ -507,3 +507,14 @@ def test_a_pool_of_forked_workers_shares_a_manager_that_was_opened_before(tmp_pa
     assert line_of(process) == str(list(range(12)))
     assert line_of(process) == "0 True"
     assert end(process) == 0
+
+
+def test_why_tells_what_holds_a_request_up_at_present(tmp_path: Path) -> None:
+    with leasebook.open(tmp_path / "ledger.db") as book:
+        book.open_pool("box", capacity={"cpu": 1, "memory": 1})
+        book.allocate({"cpu": 1}, pool="box", holder="first")
+        waiting = book.allocate({"cpu": 1}, pool="box", holder="me", wait="1h", block=False)
+        assert "first (A3) holds cpu=1" in book.why(waiting.id).answer
+        book.set_quota({"cpu": "500m"}, holder="me")
+        assert "may hold" in book.why(waiting.id).answer
+        assert "holds cpu=1" not in book.why(waiting.id).answer
