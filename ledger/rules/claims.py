@@ -24,9 +24,9 @@ from ledger.requests import Amounts, Request
 from ledger.rules.answers import Draft
 from ledger.rules.budgets import spent_for_good
 from ledger.rules.capacity import carries, fits_beside_others, fits_empty, short_by
-from ledger.rules.gangs import is_several, members, requests_of, room_for, wants
+from ledger.rules.gangs import is_several, requests_of, room_for, total, wants
 from ledger.rules.keeping import missing_on, nodes_for, plan_on, usable
-from ledger.rules.quotas import gang_over_quota, over_quota
+from ledger.rules.quotas import quota_blocks
 from ledger.spaces import Space
 
 Kept = dict[str, Amounts]
@@ -44,18 +44,6 @@ _NOBODYS: frozenset[str] = frozenset()
 def compete(one: Collection[str], other: Collection[str]) -> bool:
     """Whether two requests (their amounts, or the resources in them) want a resource in common."""
     return any(resource in other for resource in one)
-
-
-def quota_blocks(book: Book, waiting: Allocation) -> bool:
-    """Whether a waiting request is held up by its own quota rather than by capacity."""
-    if waiting.request.parent is not None or not book.quotas:
-        return False
-    if waiting.gang is not None:
-        space = book.pools[waiting.pool].space
-        gang = [(a.tenant, a.holder, a.request.amounts) for a in members(book, space, waiting.gang)]
-        return gang_over_quota(book, waiting.pool, gang) is not None
-    asked = waiting.request.amounts
-    return over_quota(book, waiting.tenant, waiting.holder, waiting.pool, asked) is not None
 
 
 def _is_fair(book: Book, waiting: str) -> bool:
@@ -178,7 +166,7 @@ def _useless(book: Book, space: Space, now: int) -> Allocation | None:
     if not book.quotas and space.claims_checked == space.generation:
         return None
     # What is spent of a budget changes no node's size.
-    settled = not _is_spent(book, space)
+    settled = not _is_budget(book, space)
     for claimant in sorted(set(space.claims.values()), key=lambda each: int(each[1:])):
         waiting = book.allocations[claimant]
         if not _serves(book, space, waiting) or quota_blocks(book, waiting):
@@ -207,14 +195,15 @@ def _serves(book: Book, space: Space, waiting: Allocation) -> bool:
     return _takes(space.nodes.get(waiting.claims[0]), waiting)
 
 
-def _is_spent(book: Book, space: Space) -> bool:
+def _is_budget(book: Book, space: Space) -> bool:
+    """Whether what is waited for in a space is spent when it is held. Somebody waits."""
     pool = book.pools[book.allocations[next(iter(space.waiting))].pool]
     return pool.consumable and space.parent is None
 
 
 def _has_left(book: Book, space: Space, waiting: Allocation, names: Collection[str]) -> bool:
     """Whether what was spent of these nodes for good leaves enough for all that waits in one place."""
-    if not _is_spent(book, space):
+    if not _is_budget(book, space):
         return True
     pool = book.pools[waiting.pool]
     left: Amounts = {}
@@ -222,11 +211,7 @@ def _has_left(book: Book, space: Space, waiting: Allocation, names: Collection[s
         gone = spent_for_good(pool, name)
         for resource, amount in space.nodes[name].capacity.items():
             left[resource] = left.get(resource, 0) + amount - gone.get(resource, 0)
-    asked: Amounts = {}
-    for request in requests_of(book, space, waiting):
-        for resource, amount in request.amounts.items():
-            asked[resource] = asked.get(resource, 0) + amount
-    return all(left.get(resource, 0) >= amount for resource, amount in asked.items())
+    return all(left.get(r, 0) >= amount for r, amount in total(book, waiting).items())
 
 
 def claim(

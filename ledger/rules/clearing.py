@@ -20,7 +20,7 @@ from ledger.rules.gangs import all_of, grant, total
 from ledger.rules.keeping import Nearest, missing_on, plan_on
 from ledger.rules.packing import STEPS_NOW, Packed, together
 from ledger.rules.placement import Wish
-from ledger.rules.preemption import VICTIMS_MAX, Senders, ask, fewest, without
+from ledger.rules.preemption import VICTIMS_MAX, Senders, ask, fewest, will_go, without
 from ledger.spaces import Space
 
 _NO_MIX = Mix()
@@ -100,7 +100,7 @@ def _send_away(
         name = node.name
         there = [book.allocations[each] for each in space.standing.get(name, ())]
         for a in there:
-            if a.state == "ending" and (name in first.claims or may.counts_on(a)):
+            if a.state == "ending" and (name in first.claims or will_go(a)):
                 node = without(node, a)
         active[name] = [a for a in there if a.state == "active" and len(a.placements) == 1]
         leaving[name] = emptied[name] = node
@@ -135,8 +135,7 @@ def _as_one(book: Book, space: Space, first: Allocation) -> Allocation:
     """All that waits in one place as one that asks: for the sum, with the lowest of their priorities."""
     gang = all_of(book, space, first)
     lowest = min(gang, key=lambda a: PRIORITIES.index(a.request.priority))
-    amounts = first.request.amounts if first.gang is None else total(book, first)
-    return replace(lowest, request=replace(lowest.request, amounts=amounts))
+    return replace(lowest, request=replace(lowest.request, amounts=total(book, first)))
 
 
 def _of(space: Space, nodes: list[Node]) -> Space:

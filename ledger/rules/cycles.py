@@ -20,9 +20,9 @@ from ledger.quick import dataclass
 from ledger.requests import PRIORITIES, Amounts, Request
 from ledger.rules.answers import Draft
 from ledger.rules.capacity import carries, fits_empty, place_on, short_by
-from ledger.rules.claims import quota_blocks
 from ledger.rules.elastic import at_least, stretchy
 from ledger.rules.placement import shares_of
+from ledger.rules.quotas import quota_blocks
 from ledger.spaces import Space
 
 HOLDERS_MAX = 64

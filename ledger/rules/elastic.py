@@ -17,7 +17,7 @@ from ledger.requests import CARD, CARD_RESOURCES, Amounts, Placement
 from ledger.rules.answers import Draft
 from ledger.rules.capacity import fit_on, free, left, place_on, short_by
 from ledger.rules.placement import Wish, eligible
-from ledger.rules.quotas import gang_over_quota, headroom, in_common, over_quota
+from ledger.rules.quotas import headroom, in_common, over_quota, quota_blocks
 from ledger.rules.resizing import place_again
 from ledger.spaces import Space
 
@@ -125,9 +125,7 @@ def _awaited(
         seen.add(like)
         place = waiting.gang or waiting_id
         if place not in verdicts:
-            gang = [book.allocations[each] for each in space.gangs.get(place, (waiting_id,))]
-            asked = [(each.tenant, each.holder, each.request.amounts) for each in gang]
-            verdicts[place] = gang_over_quota(book, waiting.pool, asked) is not None
+            verdicts[place] = quota_blocks(book, waiting)
         if verdicts[place]:
             held_up.append(waiting)
             continue

@@ -25,13 +25,14 @@ def members(book: Book, space: Space, gang: str) -> list[Allocation]:
 
 
 def total(book: Book, waiting: Allocation) -> Amounts:
-    """What a gang asks for in all."""
+    """What is asked for in all in one place of the queue."""
     space = book.space_of(waiting.pool, waiting.request.parent)
+    if space is None or waiting.gang is None:
+        return waiting.request.amounts
     asked: Amounts = {}
-    if space is not None and waiting.gang is not None:
-        for member in members(book, space, waiting.gang):
-            for resource, amount in member.request.amounts.items():
-                asked[resource] = asked.get(resource, 0) + amount
+    for member in members(book, space, waiting.gang):
+        for resource, amount in member.request.amounts.items():
+            asked[resource] = asked.get(resource, 0) + amount
     return asked
 
 

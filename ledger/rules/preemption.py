@@ -64,11 +64,6 @@ class Senders:
                     _count_in(self._leaving, a)
         return self._leaving
 
-    def counts_on(self, a: Allocation) -> bool:
-        """Whether one that was asked to end already will go, whoever asked it and for whom."""
-        # Of what is bound to a process only that goes which somebody makes go.
-        return a.enforced or a.request.process is None
-
     def together(self, victims: Sequence[Allocation]) -> bool:
         """Whether these, the youngest first, may be sent away together."""
         if not self._borrows:
@@ -89,6 +84,12 @@ class Senders:
         if self._by_priority and PRIORITIES.index(a.request.priority) < self._mine:
             return True
         return self._borrows and borrows_from(self._book, a, self._asking, leaving)
+
+
+def will_go(a: Allocation) -> bool:
+    """Whether one that was asked to end already will go, whoever asked it and for whom."""
+    # Of what is bound to a process only that goes which somebody makes go.
+    return a.enforced or a.request.process is None
 
 
 def by_age(candidates: Iterable[Allocation]) -> list[Allocation]:
@@ -130,9 +131,7 @@ def make_room(
         if node.cordoned or not carries(node, request.select):
             continue
         there = [book.allocations[each] for each in space.standing[name]]
-        going = [
-            a for a in there if a.state == "ending" and (name == asking.claim or may.counts_on(a))
-        ]
+        going = [a for a in there if a.state == "ending" and (name == asking.claim or will_go(a))]
         for a in going:
             node = without(node, a)
         # Who is stretched gives back what it can before anybody is sent away for that.

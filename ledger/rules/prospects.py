@@ -13,7 +13,7 @@ from ledger.quick import dataclass, replace
 from ledger.requests import Amounts
 from ledger.rules.answers import No
 from ledger.rules.capacity import carries, fits_now, place_on, short_by
-from ledger.rules.claims import barred_for, compete, kept_for, quota_blocks
+from ledger.rules.claims import barred_for, compete, kept_for
 from ledger.rules.estimates import eta
 from ledger.rules.explain import (
     blockers,
@@ -24,7 +24,7 @@ from ledger.rules.explain import (
     parts_lacking,
 )
 from ledger.rules.gangs import all_of, is_several, room_for, wants
-from ledger.rules.quotas import gang_over_quota
+from ledger.rules.quotas import quota_blocks, quota_over
 from ledger.spaces import Space
 
 NODES_NAMED = 6
@@ -99,15 +99,14 @@ def hold_up(book: Book, waiting: Allocation, now: int) -> No:
     space = book.space_of(waiting.pool, waiting.request.parent)
     assert space is not None
     together = all_of(book, space, waiting)
-    if waiting.request.parent is None:
-        asked = [(a.tenant, a.holder, a.request.amounts) for a in together]
-        over = gang_over_quota(book, waiting.pool, asked)
-        if over is not None:
-            return over
-    elif book.allocations[waiting.request.parent].state != "active":
+    over = quota_over(book, waiting)
+    if over is not None:
+        return over
+    parent = waiting.request.parent
+    if parent is not None and book.allocations[parent].state != "active":
         return No(
             Reason.INSUFFICIENT_CAPACITY,
-            f"{waiting.request.parent}, on which it draws, was asked to end",
+            f"{parent}, on which it draws, was asked to end",
             "ask again without it, or elsewhere",
         )
     first = _first_in_line(book, space, waiting)

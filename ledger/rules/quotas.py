@@ -88,6 +88,26 @@ def gang_over_quota(
     return None
 
 
+def quota_over(book: Book, waiting: Allocation) -> No | None:
+    """Why its own quota holds a waiting request up, or None. The requests of a gang count together;
+    what draws on another counts against no quota.
+    """
+    if waiting.request.parent is not None or not book.quotas:
+        return None
+    if waiting.gang is None:
+        asked = waiting.request.amounts
+        return over_quota(book, waiting.tenant, waiting.holder, waiting.pool, asked)
+    space = book.pools[waiting.pool].space
+    together = [book.allocations[each] for each in space.gangs[waiting.gang]]
+    gang = [(a.tenant, a.holder, a.request.amounts) for a in together]
+    return gang_over_quota(book, waiting.pool, gang)
+
+
+def quota_blocks(book: Book, waiting: Allocation) -> bool:
+    """Whether a waiting request is held up by its own quota rather than by capacity."""
+    return quota_over(book, waiting) is not None
+
+
 def _over(
     book: Book, tenant: str, who: str | None, pool: str, more: Amounts, ever: bool
 ) -> No | None:

@@ -22,11 +22,11 @@ from ledger.rules.claims import (
     compete,
     next_claim,
     next_late_claim,
-    quota_blocks,
 )
 from ledger.rules.granting import grant, wish_of
 from ledger.rules.packing import STEPS_NOW
 from ledger.rules.placement import on_node, place
+from ledger.rules.quotas import quota_blocks
 from ledger.spaces import Space
 
 SEARCHES_MAX = 4
@@ -98,7 +98,7 @@ def _serve_strictly(
 ) -> Draft | None:
     blocked: Amounts = {}
     for waiting in line:
-        asked = waiting.request.amounts if waiting.gang is None else gangs.total(book, waiting)
+        asked = gangs.total(book, waiting)
         if not compete(asked, blocked):
             draft = _grant_or_make_room(book, space, pool, waiting, now, STEPS_NOW)
             if draft is not None:
@@ -179,9 +179,8 @@ def _grant_or_make_room(
         return None
     wish = wish_of(pool, waiting, barred)
     own = waiting.claims[0] if waiting.claims else None
-    if own in space.nodes and own not in barred and len(barred) == len(space.nodes) - 1:
+    if own is not None and own in space.nodes and len(barred) == len(space.nodes) - 1:
         # Its own node is all that is left to it.
-        assert own is not None
         placements: tuple[Placement, ...] | None
         placed = on_node(space, own, wish, waiting.request.amounts)
         placements = None if placed is None else (placed,)
