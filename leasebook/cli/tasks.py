@@ -10,6 +10,9 @@ from leasebook.cli.options import VerbGroup, session_of
 from leasebook.cli.session import Room
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.log import Row
     from reports.efficiency import Efficiency
 
 task_command = VerbGroup("task", help="Tasks: the work that allocations are for.")
@@ -39,9 +42,8 @@ def finish(ctx: click.Context, /, name: str, tenant: str, **options: Any) -> Non
     """Say that a task is over, and show its efficiency: what it used of what it was granted."""
     session = session_of(ctx)
     with session.open() as room:
-        before = _finished_before(room, name, tenant)
         receipt = room.carry_out(room.calls.finish_task(name, tenant=tenant, **options))
-        row = _efficiency(room, name, tenant)
+        row, before = _looked_back(room, name, tenant, receipt.positions[0])
     document = {
         "outcome": receipt.outcome,
         "positions": list(receipt.positions),
@@ -61,27 +63,35 @@ def finish(ctx: click.Context, /, name: str, tenant: str, **options: Any) -> Non
         session.note(f"event {before} finished it already, and it has not been started since")
 
 
-def _finished_before(room: Room, task: str, tenant: str) -> int | None:
-    """The last event that finished a task which has not been started since.
+def _looked_back(
+    room: Room, task: str, tenant: str, finish: int
+) -> tuple[Efficiency | None, int | None]:
+    """The task's row of the efficiency report, None where it held nothing; and the event before
+    ``finish`` that had finished it already, unless it was started since.
 
-    It may be finished again all the same: a task need not be started, and may go on.
+    It may be finished again all the same: a task need not be started, and may go on. Both are read
+    from the log in one go.
     """
-    if room.ledger.writer.read(lambda book, now: (tenant, task) in book.tasks):
-        return None
-    found = room.ask.rows(type="task_finished", task=task, tenant=tenant)
-    return max((row.position for row in found), default=None)
-
-
-def _efficiency(room: Room, task: str, tenant: str) -> Efficiency | None:
-    """The task's row of the efficiency report; None where it held nothing."""
     from reports.efficiency import efficiency_of_task
     from reports.efficiency_uses import told
 
+    bounds = {"task_started": False, "task_finished": True}
+    before: int | None = None
+
+    def rows() -> Iterator[Row]:
+        nonlocal before
+        for row in writer.log.read():
+            about = row.type in bounds and row.task == task and row.tenant == tenant
+            if about and row.position < finish:
+                before = row.position if bounds[row.type] else None
+            # A pool is opened under no tenant.
+            if row.tenant in ("", tenant):
+                yield row
+
     writer = room.ledger.writer
     now = writer.read(lambda book, now: now)
-    # A pool is opened under no tenant.
-    rows = (row for row in writer.log.read() if row.tenant in ("", tenant))
-    return efficiency_of_task(told(rows, task=task), task, now=now)
+    efficiency = efficiency_of_task(told(rows(), task=task), task, now=now)
+    return efficiency, before
 
 
 def _in_words(row: Efficiency | None) -> str:
