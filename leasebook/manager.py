@@ -68,10 +68,7 @@ def lacks_room(command: AnyCommand, receipt: Receipt) -> bool:
         return False
     if isinstance(command, AllocateBatch) and not command.atomic:
         return False
-    if receipt.outcome == "waiting":
-        # Who blocks for it looks while it waits, where it gives its place up if it is interrupted.
-        return isinstance(command, AllocateBatch) or command.asker is None
-    return receipt.reason in _FOR_WANT_OF_ROOM
+    return receipt.outcome == "waiting" or receipt.reason in _FOR_WANT_OF_ROOM
 
 
 def _as_new(receipt: Receipt) -> Receipt:

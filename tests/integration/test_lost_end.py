@@ -84,3 +84,6 @@ def test_another_ledger_in_its_place_has_lost_nothing(tmp_path: Path) -> None:
         assert verify(log).ok
     with SqliteLog.open(first) as log:
         assert verify(log).ok
+    with leasebook.open(second) as book:
+        book.allocate({"cpu": 1}, pool="box")
+        assert [each.type for each in book.events()].count("alert_raised") == 0

@@ -84,6 +84,19 @@ def test_who_lost_its_node_to_a_cordon_asks_others_to_go(order: str) -> None:
     assert s.book.allocations[waiting].claims == ("n1",)
 
 
+def test_in_strict_order_a_claim_that_is_given_up_is_not_made_anew_by_age() -> None:
+    s = Scenario()
+    policy = {"order": "fifo", "preemption": "lower_priority", "overtakes_max": 0}
+    s.pool(policy=policy, n1={"cpu": 4}, n2={"cpu": 4})
+    s.got({"cpu": 4}, holder="b", priority="high", ttl=LONG)
+    s.got({"cpu": 4}, holder="a", priority="low", ttl=LONG)
+    waiting = s.waits({"cpu": 4}, holder="c", priority="high", wait=LONG)
+    assert s.book.allocations[waiting].claims == ("n2",)
+    s.when(CordonNode(command_id="cordon", pool="box", node="n2"))
+    s.refused({"cpu": 1}, holder="x")
+    assert s.book.allocations[waiting].claims == ()
+
+
 def test_what_a_claim_gives_up_goes_to_those_who_wait_before_the_next_newcomer() -> None:
     s = Scenario()
     s.pool(

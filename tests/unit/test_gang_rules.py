@@ -156,6 +156,15 @@ def test_claims_of_a_gang_move_when_one_of_its_nodes_can_take_nothing_more() -> 
     assert state(s, members[0]) == "waiting"
 
 
+def test_in_strict_order_a_gang_that_is_over_its_quota_only_together_blocks_nobody() -> None:
+    s = three(order="fifo")
+    s.quota({"cpu": 6}, holder="gang")
+    s.got({"cpu": 2}, holder="gang", ttl=LONG)
+    members = gang(s, {"cpu": 3}, {"cpu": 3})
+    assert s.got({"cpu": 1}, holder="other")
+    assert [state(s, each) for each in members] == ["waiting", "waiting"]
+
+
 def test_a_gang_held_up_by_its_quota_claims_nothing() -> None:
     s = three(overtakes_max=0)
     s.quota({"cpu": 8}, holder="gang")
