@@ -15,6 +15,7 @@ from ledger.amounts import format_amounts
 from ledger.book import Allocation, Book
 from ledger.errors import Reason
 from ledger.events import Confirmed, Event, Queued, Reclaimed, Refused
+from ledger.rules.answers import No
 from ledger.rules.prospects import Prospect, hold_up, prospect
 from projections.sentences import sentence
 from projections.wording import amounts_text, lasting, moment_text, some
@@ -134,11 +135,7 @@ def at_present(story: Story, book: Book, now: int) -> Story:
         parts.append(_when(ahead, now))
     facts = {
         **story.facts,
-        "reason": told.reason,
-        "hint": told.hint,
-        "shortfall": {n: format_amounts(short) for n, short in told.shortfall.items()},
-        "fits_now": format_amounts(told.fits_now),
-        "blockers": [{**b, "amounts": format_amounts(b["amounts"])} for b in told.blockers],
+        **_why_not(told),
         "ahead": ahead.ahead,
         "eta_at": None if ahead.eta_ns is None else now + ahead.eta_ns,
         "eta_basis": ahead.basis,
@@ -177,11 +174,15 @@ def story_of_refusal(event: Event) -> Story:
     if body.fits_now:
         parts.append(f"{amounts_text(body.fits_now)} would have fitted")
     parts += map(_in_the_way, body.blockers)
-    facts = {
-        "reason": body.reason,
-        "hint": body.hint,
-        "shortfall": {n: format_amounts(short) for n, short in body.shortfall.items()},
-        "fits_now": format_amounts(body.fits_now),
-        "blockers": [{**b, "amounts": format_amounts(b["amounts"])} for b in body.blockers],
+    return Story(f"R{event.position}", "; ".join(parts), steps_of([event]), _why_not(body))
+
+
+def _why_not(told: No | Refused) -> dict[str, Any]:
+    """What keeps a request from its grant, as facts: now, or when it was refused."""
+    return {
+        "reason": told.reason,
+        "hint": told.hint,
+        "shortfall": {n: format_amounts(short) for n, short in told.shortfall.items()},
+        "fits_now": format_amounts(told.fits_now),
+        "blockers": [{**b, "amounts": format_amounts(b["amounts"])} for b in told.blockers],
     }
-    return Story(f"R{event.position}", "; ".join(parts), steps_of([event]), facts)

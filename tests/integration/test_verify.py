@@ -205,7 +205,8 @@ def test_redactions_are_counted_and_do_not_break_the_proof() -> None:
     assert (result.ok, result.redacted, result.events) == (True, 3, 15)
 
 
-def test_a_redacted_redaction_still_counts_as_proof() -> None:
+def redacted_twice() -> MemoryLog:
+    """Three events, the first redacted by the fourth, which was redacted itself."""
     log = MemoryLog(sample(3))
     with log.transaction() as transaction:
         fact = {"position": 1, "metadata_sha256": metadata_hash('{"n":0}').hex()}
@@ -213,6 +214,11 @@ def test_a_redacted_redaction_still_counts_as_proof() -> None:
         transaction.append([row])
         transaction.erase_metadata(1)
     redact(log, 4)
+    return log
+
+
+def test_a_redacted_redaction_still_counts_as_proof() -> None:
+    log = redacted_twice()
     result = verify(log)
     assert (result.ok, result.redacted, result.reason) == (True, 2, "")
 
@@ -262,13 +268,7 @@ def test_a_fault_before_the_redaction_does_not_blame_the_redacted_event(bad: int
 
 
 def test_redactions_behind_a_fault_prove_what_lies_before_it_though_redacted_themselves() -> None:
-    log = MemoryLog(sample(3))
-    with log.transaction() as transaction:
-        fact = {"position": 1, "metadata_sha256": metadata_hash('{"n":0}').hex()}
-        row = row_after(transaction.head(), type="redacted", data=fact, metadata='{"by":"me"}')
-        transaction.append([row])
-        transaction.erase_metadata(1)
-    redact(log, 4)
+    log = redacted_twice()
     rows = list(log.read())
     rows[1] = rows[1]._replace(holder="mallory")
     result = verify(Tampered(rows))

@@ -393,6 +393,8 @@ def test_what_is_kept_is_told_with_who_waits_for_it_and_where() -> None:
     asked = s.now
     s.waits({"cpu": 4}, holder="bob", wait=LONG)
     told = s.refused({"cpu": 1}, holder="cid")
+    assert told.reason == "reserved_for_waiting"
+    assert f"{first} of ann" in told.message
     assert told.blockers[0] == {
         "amounts": {"cpu": 4},
         "since": asked,
@@ -406,6 +408,7 @@ def test_what_is_kept_is_told_with_who_waits_for_it_and_where() -> None:
     assert "and n1 is kept for it" in answer
     assert "holds" not in answer
     other = s.refused({"cpu": 1}, tenant="other")
+    assert "ann" not in other.message
     assert set(other.blockers[0]) == {"amounts", "since", "state"}
 
 

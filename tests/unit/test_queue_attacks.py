@@ -334,20 +334,3 @@ def test_of_a_budget_that_is_never_refilled_or_is_reserved_no_time_is_told() -> 
     api(s, refill="reset", refill_every_ns=100 * SECOND)
     s.got({"tokens": 999}, pool="api", ttl=LONG)
     assert "may fit" not in s.refused({"tokens": 2}, pool="api").hint
-
-
-def test_who_finds_all_that_is_free_kept_for_others_is_told_for_whom_and_since_when() -> None:
-    s = box(overtakes_max=0)
-    for _ in range(2):
-        s.got({"cpu": 3}, ttl=LONG)
-    first = s.waits({"cpu": 4}, holder="ann", wait=LONG)
-    asked = s.now
-    s.waits({"cpu": 4}, holder="bob", wait=LONG)
-    told = s.refused({"cpu": 1}, holder="cid")
-    assert told.reason == "reserved_for_waiting"
-    assert f"{first} of ann" in told.message
-    assert told.blockers[0]["since"] == asked
-    assert told.blockers[0]["allocation"] == first
-    other = s.refused({"cpu": 1}, tenant="other")
-    assert "ann" not in other.message
-    assert "allocation" not in other.blockers[0]

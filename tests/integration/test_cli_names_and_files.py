@@ -1,4 +1,4 @@
-"""Corners of the command line that a newcomer ran into: names, full disks, odd files, the doctor."""
+"""Names that are not there, full disks, odd files and the doctor, on the command line."""
 
 from __future__ import annotations
 
